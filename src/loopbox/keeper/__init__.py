@@ -1,0 +1,1 @@
+"""The keeper: the one background process per user that holds the boxes and relays."""

@@ -1,0 +1,1 @@
+"""Hands: the only place that may touch the kernel. Tiny, typed, no decisions."""

@@ -1,0 +1,1 @@
+"""Labs: boxes, links, services and routers declared in a file."""
