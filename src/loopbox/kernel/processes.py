@@ -1,0 +1,93 @@
+"""Which processes live in which box, and which of them holds a socket: from /proc.
+
+Owns: reading /proc/PID/{ns/net,cmdline,fd,environ} and signalling by pidfd. A process is seen
+when its user's other processes may inspect it (ptrace(2), access mode READ), which a keeper may
+for everything that entered its boxes.
+Must never: decide who is ended; trust a pid across time without a pidfd.
+
+Example::
+
+    members({4026532567})  ->  {4026532567: [812, 813]}
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable
+
+
+def pids() -> list[int]:
+    """Every process id visible now."""
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+
+
+def network_of(pid: int) -> int | None:
+    """The inode of a process's network namespace; None when it is gone or not ours to see."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/net").st_ino
+    except OSError:
+        return None
+
+
+def members(networks: Collection[int]) -> dict[int, list[int]]:
+    """The processes of each network namespace (by inode), zombies left out."""
+    found: dict[int, list[int]] = {inode: [] for inode in networks}
+    for pid in pids():
+        inode = network_of(pid)
+        if inode in found:
+            found[inode].append(pid)
+    return found
+
+
+def command_of(pid: int) -> str:
+    """The command line, arguments joined by blanks; the kernel's name where there is none."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read(4096).rstrip(b"\0").split(b"\0")
+        if words != [b""]:
+            return b" ".join(words).decode("utf-8", "replace")
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            return file.read().rstrip(b"\n").decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def environment_of(pid: int, key: str) -> str | None:
+    """One variable of the environment a process started with; None when unset or unseen."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            wanted = key.encode() + b"="
+            for entry in file.read().split(b"\0"):
+                if entry.startswith(wanted):
+                    return entry[len(wanted) :].decode("utf-8", "replace")
+    except OSError:
+        pass
+    return None
+
+
+def socket_holders(candidates: Iterable[int]) -> dict[int, int]:
+    """Socket inode to the lowest pid that holds it, among `candidates`."""
+    holders: dict[int, int] = {}
+    for pid in sorted(candidates):
+        try:
+            entries = os.listdir(f"/proc/{pid}/fd")
+        except OSError:
+            continue
+        for entry in entries:
+            try:
+                link = os.readlink(f"/proc/{pid}/fd/{entry}")
+            except OSError:
+                continue
+            if link.startswith("socket:["):
+                holders.setdefault(int(link[8:-1]), pid)
+    return holders
+
+
+def parent_of(pid: int) -> int | None:
+    """The parent's process id; None when the process is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name may hold blanks and brackets: count from its last bracket (proc(5)).
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except (OSError, IndexError, ValueError):
+        return None
