@@ -117,15 +117,45 @@ def open_listener(
 
 
 def join(one, other, *, here="eth0", there="eth0", one_has=(), other_has=()):
-    """A veth between two hosts, up, with the addresses given (IPv6 usable at once)."""
-    one.run(["ip", "link", "add", here, "type", "veth", "peer", "name", there, "netns", other.path])
-    for host, name, addresses in ((one, here, one_has), (other, there, other_has)):
-        for address in addresses:
-            nodad = ["nodad"] if ":" in address else []
-            host.run(["ip", "addr", "add", address, "dev", name, *nodad])
-    for host, name in ((one, here), (other, there)):
+    """A veth between two hosts, up, with the addresses given, usable at once.
+
+    Each end already knows the other's Ethernet address, so no test waits for ARP or ND.
+    """
+    number = next(_numbers)
+    ends = [f"02:00:00:{number >> 8 & 255:02x}:{number & 255:02x}:{end:02x}" for end in (1, 2)]
+    one.run(
+        f"ip link add {here} address {ends[0]} type veth"
+        f" peer name {there} address {ends[1]} netns {other.path}"
+    )
+    # The far end first: the near one then finds its carrier when it comes up, and needs no event.
+    for host, name, addresses in ((other, there, other_has), (one, here, one_has)):
         host.sysctl(f"ipv6/conf/{name}/accept_dad", 0)
-        host.run(["ip", "link", "set", name, "up"])
+        host.run(
+            ["ip", "-batch", "-"],
+            text="".join(
+                f"addr add {address} dev {name}{' nodad' if ':' in address else ''}\n"
+                for address in addresses
+            )
+            + f"link set {name} up\n",
+        )
+    for host, name, peer, addresses in (
+        (one, here, ends[1], other_has),
+        (other, there, ends[0], one_has),
+    ):
+        host.run(
+            ["ip", "-batch", "-"],
+            text="".join(
+                f"neigh replace {address.split('/')[0]} lladdr {peer} dev {name} nud permanent\n"
+                for address in addresses
+            ),
+        )
+        until(lambda host=host, name=name: is_ready(host, name))
+
+
+def is_ready(host, name):
+    """Whether an interface carries packets: its queue is set up once the carrier was noticed."""
+    words = host.run(["ip", "-br", "link", "show", "dev", name]).stdout.split()
+    return words[1] == "UP" and "NO-CARRIER" not in words[-1]
 
 
 def until(condition, *, seconds=5.0):
