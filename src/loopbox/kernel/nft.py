@@ -35,6 +35,7 @@ from loopbox.wire.netlink import (
     ACK,
     APPEND,
     CREATE,
+    EXCL,
     REQUEST,
     build_attribute,
     build_message,
@@ -270,12 +271,16 @@ _CHAINS: tuple[tuple[str, tuple[int, int] | None], ...] = (
 # --- the batch -----------------------------------------------------------------------------
 
 
-def build_batch(rules: tuple[Rule, ...]) -> bytes:
-    """The netlink batch that makes our table with these rules, all or nothing."""
+def build_batch(rules: tuple[Rule, ...], *, replace: bool = False) -> bytes:
+    """The netlink batch that makes our table with these rules, all or nothing.
+
+    The table must not be there yet, or must be there with `replace`.
+    """
     name = build_attribute(1, TABLE.encode() + b"\0")
     comment = COMMENT.encode() + b"\0"
     userdata = build_attribute(6, bytes([0, len(comment)]) + comment)
-    messages = [(_NEWTABLE, CREATE, name + build_attribute(2, _big(0)) + userdata)]
+    messages = [(_DELTABLE, 0, name)] if replace else []
+    messages.append((_NEWTABLE, CREATE | EXCL, name + build_attribute(2, _big(0)) + userdata))
     for chain, hook in _CHAINS:
         payload = name + build_attribute(3, chain.encode() + b"\0")
         if hook is not None:
@@ -308,34 +313,39 @@ def _wrap(messages: list[tuple[int, int, bytes]]) -> bytes:
 
 
 @cache
-def _prepared(with_way_out: bool) -> tuple[bytes, tuple[str, ...]]:
-    """The batch, and for each message by sequence number less one what it was to do."""
+def _prepared(*, with_way_out: bool, replace: bool) -> tuple[bytes, tuple[str, ...]]:
+    """The batch, and for each message by sequence number less one what it was to add."""
     rules = (*GUARD, *WAY_OUT) if with_way_out else GUARD
     words = (
+        *((f"table `{TABLE}` anew",) if replace else ()),
         f"table `{TABLE}`",
         *(f"chain `{chain}`" for chain, _ in _CHAINS),
         *(f"rule `{rule.text}`" for rule in rules),
     )
-    return build_batch(rules), words
+    return build_batch(rules, replace=replace), words
 
 
 # --- hands ---------------------------------------------------------------------------------
 
 
 def install(*, with_way_out: bool) -> None:
-    """Make our table in the calling thread's network namespace; it must not be there yet.
+    """Make our table in the calling thread's network namespace, or make it anew.
 
     Raises HostError with code `no-tproxy` when this kernel lacks what the way out needs (the
     guard alone may still work: nothing was changed), `no-nftables` when it lacks nftables, and
     KernelError for anything else.
     """
-    batch, words = _prepared(with_way_out)
     try:
-        _send(batch, words)
+        try:
+            _send(*_prepared(with_way_out=with_way_out, replace=False))
+        except KernelError as error:
+            if error.number != errno.EEXIST:
+                raise
+            _send(*_prepared(with_way_out=with_way_out, replace=True))
     except KernelError as error:
         if error.number not in _MISSING:
             raise
-        if with_way_out and "`meta l4proto" in error.target:
+        if error.target.startswith("rule `meta l4proto"):
             raise HostError(
                 "cannot give boxes a way out: this kernel has no transparent proxying for nftables",
                 hint="load it: sudo modprobe nft_tproxy",

@@ -55,7 +55,7 @@ ROUTE_TYPES = (
 # linux/netlink.h
 ERROR, DONE = 2, 3
 REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
-CREATE, APPEND, _EXCL = 0x400, 0x800, 0x200
+CREATE, APPEND, EXCL = 0x400, 0x800, 0x200
 _CAPPED, _ACK_TLVS = 0x100, 0x200
 _NESTED = 0x8000
 _TYPE_MASK = 0x3FFF
@@ -235,7 +235,7 @@ def add_address(
         "add address",
         f"`{interface}` to link {index}",
         _NEWADDR,
-        CREATE | _EXCL,
+        CREATE | EXCL,
         _address_payload(index, interface, scope=scope, nodad=nodad),
     )
 
@@ -281,7 +281,7 @@ def add_route(
         table=table,
         metric=metric,
     )
-    return Request("add route", f"to `{destination}`", _NEWROUTE, CREATE | _EXCL, payload)
+    return Request("add route", f"to `{destination}`", _NEWROUTE, CREATE | EXCL, payload)
 
 
 def delete_route(
@@ -364,7 +364,7 @@ def add_rule(
         parts.append(build_attribute(10, _uint32(0)))  # FRA_FWMARK
         parts.append(build_attribute(16, _uint32(without_mark)))  # FRA_FWMASK
     target = f"for IPv{version} table {table}"
-    return Request("add routing rule", target, _NEWRULE, CREATE | _EXCL, b"".join(parts))
+    return Request("add routing rule", target, _NEWRULE, CREATE | EXCL, b"".join(parts))
 
 
 def ask_links() -> Request:
