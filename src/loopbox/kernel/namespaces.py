@@ -110,8 +110,9 @@ def user_namespace_error(error: OSError) -> HostError:
             cause = "this container's seccomp profile forbids unshare(2)"
             hint = "start it with --security-opt seccomp=unconfined, or run loopbox outside"
         elif error.errno == 28:
-            cause, hint = "too many user namespaces are nested or open", (
-                "raise it: sudo sysctl user.max_user_namespaces=15000"
+            cause, hint = (
+                "too many user namespaces are nested or open",
+                ("raise it: sudo sysctl user.max_user_namespaces=15000"),
             )
     return HostError(
         f"cannot make a box: user namespaces are not allowed for this user: {cause} "
@@ -138,8 +139,10 @@ _FORBIDDING_KNOBS = (
         "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
         "1",
         " (AppArmor, Ubuntu 23.10 and later)",
-        "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile with "
-        "`userns,` for this Python",
+        (
+            "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile "
+            "with `userns,` for this Python"
+        ),
     ),
 )
 
@@ -227,7 +230,11 @@ def tune(group: int) -> None:
     directory = os.open("/proc/sys/net/ipv4", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         _write(directory, "ip_unprivileged_port_start", b"0")
-        _write(directory, "ping_group_range", b"0 2147483647" if not group else b"%d %d" % (group, group))
+        _write(
+            directory,
+            "ping_group_range",
+            b"0 2147483647" if not group else b"%d %d" % (group, group),
+        )
         for scope in ("all", "default", "lo"):
             if _read(directory, f"conf/{scope}/route_localnet") != b"0":
                 _write(directory, f"conf/{scope}/route_localnet", b"0")

@@ -30,6 +30,8 @@ MS_SLAVE = 0x80000
 MS_PRIVATE = 0x40000
 MNT_DETACH = 0x2
 
+__all__ = ["COMPILED", "counters", "mount", "setns", "umount2", "unshare"]
+
 COMPILED = False
 """True when the compiled core serves; the pure twin gives the same answers more slowly."""
 
@@ -61,4 +63,3 @@ else:
         COMPILED = True
     except ImportError:
         from loopbox.kernel._syscalls_pure import counters, mount, setns, umount2, unshare
-

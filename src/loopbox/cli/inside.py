@@ -1,0 +1,153 @@
+"""`curl` and `browser`: a client inside the box, so that `localhost` means the box's.
+
+Owns: finding the program, a browser's fresh profile and its removal.
+Must never: touch the user's own profile (a running browser would take the page over, outside).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import click
+
+from loopbox.cli import asking, hot
+from loopbox.cli.output import current_output
+from loopbox.errors import HostError
+
+_BROWSERS = {
+    "chromium": ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
+    "firefox": ("firefox", "firefox-esr"),
+}
+_PACKAGES = {"chromium": "chromium", "firefox": "firefox-esr"}
+
+_CHROMIUM_FLAGS = (
+    "--no-first-run",
+    "--no-default-browser-check",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    # A proxy of the host's desktop settings would take the page out of the box.
+    "--no-proxy-server",
+)
+_FIREFOX_SETTINGS = """\
+user_pref("browser.shell.checkDefaultBrowser", false);
+user_pref("browser.aboutwelcome.enabled", false);
+user_pref("datareporting.policy.dataSubmissionEnabled", false);
+user_pref("network.proxy.type", 0);
+user_pref("toolkit.telemetry.reportingpolicy.firstRun", false);
+"""
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    options_metavar="",
+)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[NAME] ARGS...")
+def curl(words: tuple[str, ...]) -> None:
+    """Run curl inside a box; this directory's when the first word names none.
+
+    \b
+    loopbox curl localhost:3000/health
+    loopbox curl fix-ui.shop -sS -d '{}' localhost:3000/orders
+    """
+    if words in ((), ("--help",), ("-h",)):
+        click.echo(click.get_current_context().get_help())
+        return
+    program = shutil.which("curl")
+    if program is None:
+        raise HostError("cannot run curl: it is not installed", hint="sudo apt-get install curl")
+    names = {found["name"] for found in asking.boxes()}
+    first = asking.box_name(words[0])
+    if first in names:
+        name, rest = first, words[1:]
+    else:
+        name, rest = asking.box(None)["name"], words
+    hot.enter_and_become(name, [program, *rest])
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("name", required=False, shell_complete=asking.complete_box)
+@click.option("--url", help="The page to open; otherwise the box's first web port.")
+@click.option(
+    "--with",
+    "kind",
+    type=click.Choice(list(_BROWSERS)),
+    help="Which browser, if not the first found.",
+)
+@click.option("--headless", is_flag=True, help="Without a window, for tests.")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- BROWSER ARGS...]")
+def browser(
+    name: str | None, url: str | None, kind: str | None, headless: bool, arguments: tuple[str, ...]
+) -> int:
+    """Open a browser with a fresh profile inside a box.
+
+    There `http://localhost:8000` in a page's code reaches this copy, not another's. The profile
+    is deleted when the browser ends.
+
+    \b
+    loopbox browser
+    loopbox browser fix-ui.shop --with firefox --url http://localhost:3000/cart
+    """
+    box = asking.box(name)
+    found_kind, program = _find(kind)
+    page = url or _first_page(box)
+    profile = tempfile.mkdtemp(prefix="loopbox-browser-")
+    try:
+        command = [
+            program,
+            *_flags(found_kind, profile, headless=headless),
+            *arguments,
+            *([page] if page else []),
+        ]
+        inside = [sys.executable, "-P", "-m", "loopbox", "exec", box["name"], "--", *command]
+        current_output().say(f"{found_kind} inside {box['name']}{f': {page}' if page else ''}")
+        try:
+            status = subprocess.run(inside, check=False).returncode
+        except KeyboardInterrupt:
+            status = 130
+        return status if status >= 0 else 128 - status
+    finally:
+        shutil.rmtree(profile, ignore_errors=True)
+
+
+def _find(kind: str | None) -> tuple[str, str]:
+    kinds = [kind] if kind else list(_BROWSERS)
+    for wanted in kinds:
+        for candidate in _BROWSERS[wanted]:
+            program = shutil.which(candidate)
+            if program is not None:
+                return wanted, program
+    package = _PACKAGES[kind or "chromium"]
+    raise HostError(
+        f"cannot open a browser: {kind or 'neither chromium nor firefox'} is "
+        f"{'not ' if kind else ''}installed",
+        hint=f"sudo apt-get install {package}",
+        code="no-browser",
+    )
+
+
+def _flags(kind: str, profile: str, *, headless: bool) -> list[str]:
+    if kind == "firefox":
+        with open(f"{profile}/user.js", "w", encoding="utf-8") as file:
+            file.write(_FIREFOX_SETTINGS)
+        return ["--no-remote", "--profile", profile, *(["--headless"] if headless else [])]
+    flags = [f"--user-data-dir={profile}", *_CHROMIUM_FLAGS]
+    if headless:
+        flags += ["--headless=new", "--disable-gpu"]
+    if os.geteuid() == 0:
+        flags.append("--no-sandbox")  # Chromium refuses to run as root with it
+    return flags
+
+
+def _first_page(box: dict[str, object]) -> str | None:
+    """`http://localhost:PORT` of the first web listener: inside the box, names do not change."""
+    listeners = box["listeners"]
+    assert isinstance(listeners, list)
+    for listener in listeners:
+        if listener["url"]:
+            return f"http://localhost:{listener['port']}"
+    return None

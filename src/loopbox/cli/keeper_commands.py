@@ -1,0 +1,173 @@
+"""The commands about loopbox itself: keeper, uninstall, completion, help.
+
+Must never: remove anything but loopbox's own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import click
+from click.shell_completion import get_completion_class
+
+from loopbox.cli import asking
+from loopbox.cli.output import current_output, table
+from loopbox.errors import KeeperError, UsageError
+from loopbox.places import runtime_path, state_path
+
+
+@click.group()
+def keeper() -> None:
+    """Look at or end the keeper, the one background process that holds your boxes."""
+
+
+@keeper.command()
+def status() -> None:
+    """Say whether the keeper runs, and what it carries.
+
+    \b
+    loopbox keeper status --json
+    """
+    out = current_output()
+    try:
+        found = asking.ask_json("status")
+    except KeeperError as error:
+        if error.code != "no-keeper":
+            raise
+        found = {"running": False, "runtime": runtime_path(), "log": f"{state_path()}/keeper.log"}
+        out.emit(found, lambda: "no keeper is running; the first command that needs one starts it")
+        return
+    found["runtime"] = runtime_path()
+    found["log"] = f"{state_path()}/keeper.log"
+
+    def render() -> str:
+        relay = found["relay"]
+        return table(
+            [
+                ("pid", str(found["pid"])),
+                ("version", found["version"]),
+                ("boxes", str(found["boxes"])),
+                ("connections open", str(relay["open"])),
+                ("carried so far", str(relay["accepted"])),
+                ("refused (other users)", str(relay["refused"])),
+                ("runtime", found["runtime"]),
+                ("log", found["log"]),
+            ],
+            header=("KEEPER", "running"),
+        )
+
+    out.emit(found, render)
+
+
+@keeper.command()
+def stop() -> None:
+    """End the keeper. What runs in boxes goes on; the next command finds the boxes again.
+
+    \b
+    loopbox keeper stop
+    """
+    out = current_output()
+    try:
+        found = asking.ask_json("stop")
+    except KeeperError as error:
+        if error.code != "no-keeper":
+            raise
+        found = {"stopped": False, "boxes": []}
+    else:
+        _wait_until_gone()
+    out.emit(found, lambda: "")
+    if not found["stopped"]:
+        out.say("no keeper was running")
+    elif found["boxes"]:
+        out.say(f"the keeper has ended; {len(found['boxes'])} boxes go on without it")
+
+
+def _wait_until_gone() -> None:
+    """Wait for the keeper's lock (flock(2)), which it holds for life."""
+    from loopbox.places import open_runtime_directory  # noqa: PLC0415
+    from loopbox.starting import only_one  # noqa: PLC0415
+
+    try:
+        directory = open_runtime_directory(create=False)
+    except FileNotFoundError:
+        return
+    try:
+        with only_one(directory, "keeper.lock"):
+            pass
+    finally:
+        os.close(directory)
+
+
+@click.command()
+def uninstall() -> None:
+    """Remove every trace: end all boxes and the keeper, delete runtime and state files.
+
+    The package itself goes by the tool that installed it (pipx uninstall loopbox).
+
+    \b
+    loopbox uninstall
+    """
+    out = current_output()
+    boxes: list[str] = []
+    try:
+        boxes = asking.ask_json("down", all="1")["down"]
+        asking.ask("stop")
+        _wait_until_gone()
+    except KeeperError as error:
+        if error.code != "no-keeper":
+            raise
+    removed = []
+    for path in (runtime_path(), state_path()):
+        if (
+            os.path.isdir(path)
+            and not os.path.islink(path)
+            and os.stat(path).st_uid == os.geteuid()
+        ):
+            shutil.rmtree(path, ignore_errors=True)
+            removed.append(path)
+    out.emit({"boxes": boxes, "removed": removed}, lambda: "")
+    out.say(
+        f"ended {len(boxes)} boxes; removed {', '.join(removed) or 'no files: there were none'}"
+    )
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell.
+
+    \b
+    loopbox completion bash > ~/.local/share/bash-completion/completions/loopbox
+    loopbox completion zsh  > ~/.zfunc/_loopbox
+    loopbox completion fish > ~/.config/fish/completions/loopbox.fish
+    """
+    from loopbox.cli.app import cli  # noqa: PLC0415
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(cli, {}, "loopbox", "_LOOPBOX_COMPLETE").source())
+
+
+@click.command(name="help")
+@click.argument("words", nargs=-1, metavar="[COMMAND]")
+def help_(words: tuple[str, ...]) -> None:
+    """Show the help of a command.
+
+    \b
+    loopbox help run
+    """
+    from loopbox.cli.app import cli  # noqa: PLC0415
+
+    context = click.Context(cli, info_name="loopbox")
+    command: click.Command = cli
+    for word in words:
+        found = command.get_command(context, word) if isinstance(command, click.Group) else None
+        if found is None:
+            raise UsageError(
+                f"cannot help with `{' '.join(words)}`: there is no such command",
+                hint="see: loopbox --help",
+            )
+        context = click.Context(found, info_name=word, parent=context)
+        command = found
+    click.echo(command.get_help(context))

@@ -1,0 +1,265 @@
+"""`loopbox up`: makes loopbox.toml true and shows the services' logs side by side.
+
+Owns: starting services in order, waiting for their ports, prefixing their lines, and ending them
+all together. Services already running are left alone, so a second `up` changes nothing.
+Must never: leave a service behind that it started, except with `--detach`.
+
+Example::
+
+    loopbox up
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from loopbox import client
+from loopbox.cli import asking
+from loopbox.cli.output import Output, current_output, printable
+from loopbox.errors import ConfigError, LoopboxError
+from loopbox.kernel.processes import environment_of
+from loopbox.kernel.projects import read_project, read_settings_file
+from loopbox.settings import ProjectSettings, ServiceSettings
+
+_MARK = "LOOPBOX_SERVICE"
+"""Environment variable that tells which service a process belongs to."""
+_COLORS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green")
+_GRACE = 10.0
+"""Seconds between TERM and KILL for a service."""
+
+
+@dataclass(slots=True)
+class _Running:
+    name: str
+    process: asyncio.subprocess.Process
+    settings: ServiceSettings
+    reader: asyncio.Task[None]
+
+
+class _Stage:
+    """The services of one box while `up` runs."""
+
+    def __init__(self, box: str, directory: Path, out: Output, services: Mapping[str, object]):
+        self.box = box
+        self.directory = directory
+        self.out = out
+        self.width = max((len(name) for name in services), default=0)
+        self.names = list(services)
+        self.running: list[_Running] = []
+        self.failed: str | None = None
+        self.stopping = asyncio.Event()
+
+    def line(self, service: str, text: str) -> None:
+        """One line of a service, side by side with the others'."""
+        color = _COLORS[self.names.index(service) % len(_COLORS)]
+        prefix = self.out.style(f"{service:<{self.width}} |", fg=color)
+        click.echo(f"{prefix} {printable(text)}")
+
+    async def start(self, name: str, settings: ServiceSettings) -> None:
+        """Start a service and wait until it is ready. Raises LoopboxError when it ends first."""
+        environment = {**os.environ, **settings.env, _MARK: name}
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "loopbox", "exec", self.box, "--"),
+            *_arguments(settings),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            cwd=self.directory / settings.cwd,
+            env=environment,
+            start_new_session=True,
+            limit=1 << 20,
+        )
+        reader = asyncio.create_task(self._read(name, process), name=f"log {name}")
+        running = _Running(name, process, settings, reader)
+        self.running.append(running)
+        if settings.ready is not None:
+            await self._until_ready(running, settings.ready)
+
+    async def _until_ready(self, running: _Running, port: int) -> None:
+        waiting = asyncio.create_task(
+            asyncio.to_thread(asking.ask, "wait", name=self.box, port=str(port), timeout="60")
+        )
+        ending = asyncio.create_task(running.process.wait())
+        stopping = asyncio.create_task(self.stopping.wait())
+        await asyncio.wait({waiting, ending, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if waiting.done():
+            ending.cancel()
+            waiting.result()
+            return
+        waiting.add_done_callback(lambda done: done.exception() if not done.cancelled() else None)
+        if ending.done() and not self.stopping.is_set():
+            await running.reader
+            raise LoopboxError(
+                f"cannot start service `{running.name}`: it ended with status {ending.result()} "
+                f"before port {port} was ready",
+                hint="its lines are above",
+            )
+
+    async def _read(self, name: str, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        while True:
+            try:
+                line = await process.stdout.readline()
+            except ValueError:  # a line beyond the limit: its rest comes as the next
+                continue
+            if not line:
+                return
+            self.line(name, line.decode("utf-8", "replace").rstrip("\r\n"))
+
+    async def until_done(self) -> None:
+        """Until told to stop, all services have ended, or one has failed."""
+        waits = {asyncio.create_task(running.process.wait()): running for running in self.running}
+        stopping = asyncio.create_task(self.stopping.wait())
+        pending: set[asyncio.Task[object]] = {*waits, stopping}  # type: ignore[arg-type]
+        while len(pending) > 1 and not self.stopping.is_set():
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                running = waits.get(task)  # type: ignore[call-overload]
+                if running is None:
+                    continue
+                status = running.process.returncode
+                await running.reader
+                self.line(running.name, f"ended with status {status}")
+                if status != 0 and not self.stopping.is_set():
+                    self.failed = running.name
+                    self.stopping.set()
+        for task in pending:
+            task.cancel()
+
+    async def end(self) -> None:
+        """TERM to every service's process group, grace, KILL."""
+        for running in reversed(self.running):
+            _signal_group(running.process, signal.SIGTERM)
+        waits = [asyncio.create_task(running.process.wait()) for running in self.running]
+        if not waits:
+            return
+        _done, late = await asyncio.wait(waits, timeout=_GRACE)
+        if late:
+            for running in self.running:
+                _signal_group(running.process, signal.SIGKILL)
+        await asyncio.gather(*waits, *(running.reader for running in self.running))
+
+
+def _arguments(settings: ServiceSettings) -> tuple[str, ...]:
+    return ("/bin/sh", "-c", settings.run) if isinstance(settings.run, str) else settings.run
+
+
+def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    if process.returncode is None:
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            pass
+
+
+@click.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--name", help="The box's name; otherwise the project's.")
+def up(file: Path | None, name: str | None) -> int:
+    """Make everything in loopbox.toml true and show the services' logs.
+
+    Ctrl-C ends the services it started. A second `up` leaves what runs alone.
+
+    \b
+    loopbox up
+    loopbox up ../shop/loopbox.toml
+    """
+    directory, settings, source = _read(file)
+    if settings.lab:
+        from loopbox.lab.commands import up as lab_up  # noqa: PLC0415
+
+        return lab_up(source, current_output())
+    if not settings.services:
+        raise ConfigError(
+            f"cannot bring up `{source}`: it declares no services",
+            hint='add for example: [services.web] with run = "npm run dev" and ready = 3000',
+        )
+    return asyncio.run(_up(directory, settings, name, current_output()))
+
+
+def _read(file: Path | None) -> tuple[Path, ProjectSettings, Path]:
+    if file is not None:
+        if file.is_dir():
+            file = file / "loopbox.toml"
+        return file.resolve().parent, read_settings_file(file), file
+    project = read_project(Path.cwd())
+    if project.settings_file is None:
+        raise ConfigError(
+            "cannot bring up this directory: there is no loopbox.toml here or above",
+            hint='write one, for example: [services.web] with run = "npm run dev", ready = 3000',
+        )
+    return project.settings_file.parent, project.settings, project.settings_file
+
+
+async def _up(directory: Path, settings: ProjectSettings, name: str | None, out: Output) -> int:
+    keeper = client.connect()
+    try:
+        # The connection holds the box while services come and go.
+        reply, fds = keeper.request(
+            {"verb": "lease", "create": "1", "cwd": str(directory), "name": name or ""}
+        )
+        for fd in fds:
+            os.close(fd)
+        stage = _Stage(reply["name"], directory, out, settings.services)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, stage.stopping.set)
+        try:
+            await _start_all(stage, settings, reply)
+            await stage.until_done()
+        finally:
+            await stage.end()
+        if stage.failed is not None:
+            raise LoopboxError(
+                f"cannot go on: service `{stage.failed}` failed", hint="its lines are above"
+            )
+        return 0
+    finally:
+        keeper.close()
+
+
+async def _start_all(stage: _Stage, settings: ProjectSettings, reply: dict[str, str]) -> None:
+    there = _running_services(stage.box)
+    for service in _in_order(settings.services):
+        if stage.stopping.is_set():
+            return
+        if service in there:
+            stage.out.say(f"{service} runs already")
+            continue
+        await stage.start(service, settings.services[service])
+        ready = settings.services[service].ready
+        if ready is not None and not stage.stopping.is_set():
+            stage.out.say(f"{service} is ready: localhost:{ready} in box {stage.box}")
+    if not stage.stopping.is_set():
+        stage.out.say(f"box {stage.box} is up at {reply['address']}; Ctrl-C ends it")
+
+
+def _running_services(box: str) -> set[str]:
+    processes = asking.box(box)["processes"]
+    found = (environment_of(process["pid"], _MARK) for process in processes)
+    return {service for service in found if service is not None}
+
+
+def _in_order(services: Mapping[str, ServiceSettings]) -> list[str]:
+    """The order of the file, each after what it names in `after`."""
+    order: list[str] = []
+
+    def add(name: str) -> None:
+        if name in order:
+            return
+        for before in services[name].after:
+            add(before)
+        order.append(name)
+
+    for name in services:
+        add(name)
+    return order

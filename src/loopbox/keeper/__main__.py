@@ -1,0 +1,160 @@
+"""The keeper's process: locks, user namespace, log; then `daemon.serve`.
+
+Owns: all that must happen before the first thread starts (a user namespace can only be entered by
+a single-threaded process, setns(2)), and telling the starter how it went.
+Must never: start twice (the lock `keeper.lock` is held for life), write to a terminal.
+
+Example::
+
+    python -m loopbox.keeper --ready 5
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import gc
+import logging
+import logging.handlers
+import os
+import resource
+import sys
+from pathlib import Path
+
+from loopbox import __version__
+from loopbox.errors import HostError, KeeperError, LoopboxError
+from loopbox.keeper.daemon import Setup, serve
+from loopbox.keeper.records import Records
+from loopbox.kernel.namespaces import enter_new_user_namespace, open_namespace
+from loopbox.kernel.processes import members
+from loopbox.kernel.projects import read_user_settings
+from loopbox.kernel.sockets import open_diag
+from loopbox.kernel.syscalls import CLONE_NEWUSER, setns
+from loopbox.places import config_path, open_runtime_directory, runtime_path, state_path
+from loopbox.settings import UserSettings
+from loopbox.wire.control import build
+
+log = logging.getLogger("loopbox.keeper")
+
+_LOCK = "keeper.lock"
+_LOG_BYTES = 1_000_000
+_LOG_FILES = 2
+
+
+def main(arguments: list[str]) -> int:
+    """Run the keeper; `--ready FD` is where the starter waits for the word that it serves."""
+    ready_fd = int(arguments[arguments.index("--ready") + 1]) if "--ready" in arguments else -1
+    try:
+        _run(ready_fd)
+    except LoopboxError as error:
+        log.error("%s", error.message)
+        _tell(ready_fd, error)
+        return 1
+    except Exception as error:
+        log.exception("the keeper failed")
+        _tell(ready_fd, KeeperError(f"cannot start the keeper: {type(error).__name__}: {error}"))
+        return 1
+    return 0
+
+
+def _run(ready_fd: int) -> None:
+    directory = open_runtime_directory(create=True)
+    lock = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise KeeperError(
+            "cannot start the keeper: one that does not answer holds the lock",
+            hint=f"see who: fuser {runtime_path()}/{_LOCK}",
+        ) from error
+    os.ftruncate(lock, 0)
+    os.write(lock, f"{os.getpid()}\n".encode())
+    _open_log(Path(state_path()))
+    settings = _read_settings()
+    _raise_descriptor_limit()
+    diag = open_diag()
+    user_namespace = None if os.geteuid() == 0 else _enter_user_namespace(directory)
+    setup = Setup(
+        runtime_fd=directory,
+        runtime=Path(runtime_path()),
+        state=Path(state_path()),
+        user_namespace=user_namespace,
+        diag=diag,
+        settings=settings,
+        idle_seconds=float(os.environ.get("LOOPBOX_IDLE") or settings.idle_seconds),
+    )
+    # What start-up made will live as long as the process: no collection need look at it again.
+    gc.freeze()
+    asyncio.run(serve(setup, ready=lambda: _tell(ready_fd, None)))
+
+
+def _tell(ready_fd: int, error: LoopboxError | None) -> None:
+    """Send the starter one message and close the pipe: `ok=1`, or why not."""
+    if ready_fd < 0:
+        return
+    fields = {"ok": "1", "version": __version__}
+    if error is not None:
+        fields = {
+            "ok": "0",
+            "kind": "HostError" if isinstance(error, HostError) else "KeeperError",
+            "error": error.code,
+            "message": error.message,
+            "hint": error.hint or "",
+        }
+    try:
+        os.write(ready_fd, build(fields))
+        os.close(ready_fd)
+    except OSError:
+        pass  # the starter has gone: nobody is left to tell
+
+
+def _enter_user_namespace(directory: int) -> int:
+    """Join the user namespace of boxes that outlived an earlier keeper, else make one."""
+    records = Records(runtime=Path(f"/proc/self/fd/{directory}"), state=Path(state_path())).all()
+    for pids in members({record.inode for record in records}).values():
+        for pid in pids:
+            try:
+                found = open_namespace("user", pid)
+                setns(found, CLONE_NEWUSER)
+            except OSError as error:
+                log.warning("cannot join the user namespace of process %d: %s", pid, error)
+                continue
+            return found
+    enter_new_user_namespace()
+    return open_namespace("user", "self")
+
+
+def _read_settings() -> UserSettings:
+    try:
+        return read_user_settings(Path(config_path()))
+    except LoopboxError as error:
+        # A typo in the configuration must not take every box of the user away.
+        log.error("%s; the defaults are used", error.message)
+        return UserSettings()
+
+
+def _raise_descriptor_limit() -> None:
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _open_log(directory: Path) -> None:
+    logging.raiseExceptions = False  # a full disk must not fill stderr, nor end the keeper
+    handler: logging.Handler
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handler = logging.handlers.RotatingFileHandler(
+            directory / "keeper.log", maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, encoding="utf-8"
+        )
+    except OSError:
+        handler = logging.NullHandler()
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s")
+    )
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG if os.environ.get("LOOPBOX_DEBUG") else logging.INFO)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,91 @@
+"""A box as the keeper holds it: descriptors, members, what it was asked to be.
+
+Owns: `HeldBox` and its record on disk (what a keeper that follows needs to find it again).
+Must never: do I/O of its own or decide when a box goes.
+
+Example::
+
+    box.record()  ->  {"name": "shop", "inode": 4026532567, "address": "127.94.3.2", ...}
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from loopbox.kernel.namespaces import Namespaces
+    from loopbox.kernel.sockets import ListeningSocket
+    from loopbox.kernel.transparent import WayOutSockets
+
+
+@dataclass(slots=True, eq=False)
+class HeldBox:
+    """One box that is up. Compared by identity: a box made anew under an old name is another."""
+
+    name: str
+    group: int
+    """The box's number in this keeper's life: the relay's and the way out's tag."""
+    address: IPv4Address
+    directory: str
+    created: str
+    namespaces: Namespaces
+    kept: bool = False
+    forward: tuple[int, ...] = ()
+    way_out: WayOutSockets | None = None
+    members: dict[int, int] = field(default_factory=dict)
+    """pidfd to pid, of the processes whose end is waited for (at least one while any lives)."""
+    leases: int = 0
+    """Open connections that hold the box without a process in it (the library's)."""
+    counters: tuple[int, ...] = ()
+    """sockstat descriptors; empty until the first program enters."""
+    listeners: tuple[ListeningSocket, ...] = ()
+    doors: dict[tuple[str, int], str | None] = field(default_factory=dict)
+    """(protocol, port) to why the host cannot reach it there, or None when it can."""
+    problems: tuple[str, ...] = ()
+    going: bool = False
+    """True once its unmaking has begun: nobody enters any more."""
+
+    @property
+    def is_occupied(self) -> bool:
+        """Whether something holds the box up besides a wish to keep it."""
+        return bool(self.members) or self.leases > 0
+
+    def record(self) -> dict[str, Any]:
+        """What is written to disk."""
+        return {
+            "name": self.name,
+            "inode": self.namespaces.inode,
+            "address": str(self.address),
+            "directory": self.directory,
+            "created": self.created,
+            "kept": self.kept,
+            "forward": list(self.forward),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A box as a keeper before this one wrote it down."""
+
+    name: str
+    inode: int
+    address: IPv4Address
+    directory: str
+    created: str
+    kept: bool
+    forward: tuple[int, ...]
+
+    @classmethod
+    def parse(cls, document: dict[str, Any]) -> Record:
+        """Raises ValueError, KeyError or TypeError on a record that is not ours."""
+        return cls(
+            name=str(document["name"]),
+            inode=int(document["inode"]),
+            address=IPv4Address(document["address"]),
+            directory=str(document["directory"]),
+            created=str(document["created"]),
+            kept=bool(document["kept"]),
+            forward=tuple(int(port) for port in document["forward"]),
+        )

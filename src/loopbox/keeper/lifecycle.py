@@ -1,0 +1,374 @@
+"""The life of boxes: made once however many ask, found again after a crash, unmade whole.
+
+Owns: the boxes that are up. A box is made in ordered steps, each with its undo pushed right
+after it; a box that cannot be finished is unmade. Unmaking carries on past what fails.
+Must never: speak to clients or render anything.
+
+Example::
+
+    box = await life.get_or_make("shop", directory="/home/a/shop")
+    life.admit(box, pid)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import functools
+import logging
+import os
+import socket
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from ipaddress import IPv4Address
+
+from loopbox.errors import BoxError, HostError
+from loopbox.keeper.census import Census
+from loopbox.keeper.files import PrivateFiles
+from loopbox.keeper.frontdoor import DoorBox, FrontDoor
+from loopbox.keeper.holding import HeldBox, Record
+from loopbox.keeper.records import Records
+from loopbox.keeper.relay import Relay
+from loopbox.keeper.roam import Roamer
+from loopbox.keeper.watch import Watch
+from loopbox.keeper.wayout import WayOut
+from loopbox.kernel.namespaces import Namespaces, open_counters, open_namespace
+from loopbox.kernel.processes import members
+from loopbox.kernel.sockets import ListeningSocket, listening, open_diag
+from loopbox.kernel.transparent import WayOutSockets, open_way_out
+from loopbox.rules.naming import box_address
+
+log = logging.getLogger("loopbox.life")
+
+
+class Life:
+    """All boxes of this keeper. Lives on the event loop's thread."""
+
+    def __init__(
+        self,
+        *,
+        roamer: Roamer,
+        relay: Relay,
+        front_door: FrontDoor,
+        way_out: WayOut,
+        records: Records,
+        files: PrivateFiles,
+    ) -> None:
+        self._roamer = roamer
+        self._relay = relay
+        self._front_door = front_door
+        self._way_out = way_out
+        self._records = records
+        self._files = files
+        self._loop = asyncio.get_running_loop()
+        self._making: dict[str, asyncio.Task[HeldBox]] = {}
+        self._unmaking: dict[str, asyncio.Task[None]] = {}
+        self._groups = 0
+        self._gone: dict[str, None] = {}
+        self.boxes: dict[str, HeldBox] = {}
+        self.census = Census(on_empty=self._box_is_empty)
+        self.watch = Watch(boxes=lambda: list(self.boxes.values()), look=self.look)
+
+    # -- names known --------------------------------------------------------------------------
+
+    def get(self, name: str) -> HeldBox:
+        """The box of that name. Raises BoxError when it is not up."""
+        box = self.boxes.get(name)
+        if box is None or box.going:
+            hint = f"start it: loopbox run --name {name} -- CMD"
+            if self.boxes:
+                hint = "see which are up: loopbox ls"
+            raise BoxError(f"cannot find box `{name}`: it is not up", hint=hint, code="no-box")
+        return box
+
+    def names(self) -> dict[str, str]:
+        """Every name known now: `up` or `stopped`, for the shared door's answers."""
+        known = dict.fromkeys(self._records.owned(), "stopped")
+        known.update(dict.fromkeys(self._gone, "stopped"))
+        known.update(dict.fromkeys(self.boxes, "up"))
+        return known
+
+    # -- making -------------------------------------------------------------------------------
+
+    async def get_or_make(
+        self, name: str, *, directory: str, kept: bool = False, owns_name: bool = False
+    ) -> tuple[HeldBox, bool]:
+        """The box of that name and whether it was made now. Raises HostError when it cannot be."""
+        while (ending := self._unmaking.get(name)) is not None:
+            await asyncio.wait({ending})
+        box = self.boxes.get(name)
+        if box is not None and not box.going:
+            return box, False
+        task = self._making.get(name)
+        made_now = task is None
+        if task is None:
+            task = self._loop.create_task(
+                self._make(name, directory=directory, kept=kept), name=f"make {name}"
+            )
+            self._making[name] = task
+            task.add_done_callback(lambda _done: self._making.pop(name, None))
+        # Shielded: a client that goes away must not leave a half-made box to those who wait too.
+        box = await asyncio.shield(task)
+        if owns_name:
+            self._records.own(name, directory, box.address)
+        return box, made_now
+
+    async def _make(self, name: str, *, directory: str, kept: bool) -> HeldBox:
+        address = self._draw_address(name)
+        self._groups += 1
+        async with AsyncExitStack() as undo:
+            try:
+                namespaces, (way_out, problem) = await self._roamer.make(
+                    group=os.getegid(), then=self._equip
+                )
+            except OSError as error:
+                raise HostError(
+                    f"cannot make box `{name}`: {error.strerror}",
+                    hint="loopbox doctor says what this machine allows",
+                ) from error
+            undo.callback(namespaces.close)
+            box = HeldBox(
+                name=name,
+                group=self._groups,
+                address=address,
+                directory=directory,
+                created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                namespaces=namespaces,
+                kept=kept,
+                way_out=way_out,
+                problems=() if problem is None else (problem,),
+            )
+            if way_out is not None:
+                await self._way_out.open(box.group, namespaces.net, way_out)
+                undo.callback(self._way_out.close, box.group)
+            self._records.save(box)
+            self.boxes[name] = box
+            self._gone.pop(name, None)
+            undo.pop_all()
+        log.info("made box %s at %s", name, address)
+        return box
+
+    @staticmethod
+    def _equip() -> tuple[WayOutSockets | None, str | None]:
+        """Inside a new box: its way out. A box without one still is a box."""
+        try:
+            return open_way_out(), None
+        except HostError as error:
+            return None, f"no way out: {error.message}"
+
+    def _draw_address(self, name: str) -> IPv4Address:
+        owned = self._records.owned()
+        if name in owned:
+            remembered = IPv4Address(owned[name]["address"])
+            if all(box.address != remembered for box in self.boxes.values()):
+                return remembered
+        taken = {box.address for box in self.boxes.values()}
+        taken.update(IPv4Address(entry["address"]) for entry in owned.values())
+        return box_address(name, uid=os.getuid(), taken=taken)
+
+    # -- members ------------------------------------------------------------------------------
+
+    async def prepare(self, box: HeldBox) -> None:
+        """Make the box ready for its first program; later calls only check its private files."""
+        await self._files.freshen()
+        if box.counters:
+            return
+        own = self._files.of(box.name)
+        try:
+            await self._roamer.dress(box.namespaces, own)
+        except OSError as error:
+            # A kernel without rootless sysfs: the box only shows the host's devices in /sys.
+            log.info("box %s keeps the host's /sys: %s", box.name, error)
+        if not box.counters:
+            box.counters = await self._roamer.inside(box.namespaces.net, open_counters)
+
+    def admit(self, box: HeldBox, pid: int) -> None:
+        """Count a process in. Raises BoxError when the box has begun to go."""
+        if box.going:
+            raise BoxError(f"cannot enter box `{box.name}`: it is being taken down", code="going")
+        self.census.admit(box, pid)
+
+    def lease(self, box: HeldBox, change: int) -> None:
+        """Hold the box for a connection (+1), or let go (-1)."""
+        box.leases += change
+        if change < 0 and not box.is_occupied:
+            self.census.doubt(box)
+
+    def _box_is_empty(self, box: HeldBox) -> None:
+        if not box.kept:
+            self.unmake_soon(box)
+
+    async def set_forward(self, box: HeldBox, ports: Iterable[int]) -> None:
+        """Let these ports of the box's loopback lead to the host's, besides those that do."""
+        wanted = tuple(sorted({*box.forward, *ports}))
+        if wanted == box.forward:
+            return
+        problems = await self._way_out.set_forwards(box.group, box.namespaces.net, wanted)
+        for port, problem in problems.items():
+            if problem is not None:
+                raise BoxError(f"cannot forward port {port} into box `{box.name}`: {problem}")
+        box.forward = wanted
+        self._records.save(box)
+
+    def keep(self, box: HeldBox) -> None:
+        """Let the box stay when its last process has gone."""
+        if not box.kept:
+            box.kept = True
+            self._records.save(box)
+
+    # -- listeners ----------------------------------------------------------------------------
+
+    async def listeners_of(self, box: HeldBox) -> tuple[ListeningSocket, ...]:
+        """What waits for peers in the box now, the keeper's own sockets left out."""
+        hidden = self._way_out.own_inodes(box.group)
+        found = await self._roamer.inside(box.namespaces.net, _listening_here)
+        return tuple(one for one in found if one.inode not in hidden)
+
+    async def look(self, box: HeldBox) -> None:
+        """Bring the front door of a box in line with what listens in it."""
+        found = await self.listeners_of(box)
+        if box.going:
+            return
+        box.doors = await self._front_door.show(self._door_box(box), found)
+        box.listeners = found
+
+    def _door_box(self, box: HeldBox) -> DoorBox:
+        return DoorBox(
+            name=box.name,
+            address=box.address,
+            group=box.group,
+            netns_fd=box.namespaces.net,
+            owner=os.getuid(),
+        )
+
+    async def socket_in(self, box: HeldBox, *, family: int, kind: int) -> int:
+        """A new socket that lives in the box; the caller closes it."""
+        return await self._roamer.inside(
+            box.namespaces.net, lambda: socket.socket(family, kind).detach()
+        )
+
+    def forget_gone(self) -> None:
+        """Forget the names of boxes that were up."""
+        self._gone.clear()
+
+    # -- unmaking -----------------------------------------------------------------------------
+
+    def unmake_soon(self, box: HeldBox) -> asyncio.Task[None]:
+        """Begin to unmake a box; the task ends when nothing of it is left."""
+        task = self._unmaking.get(box.name)
+        if task is None:
+            box.going = True
+            task = self._loop.create_task(self._unmake(box), name=f"unmake {box.name}")
+            self._unmaking[box.name] = task
+        return task
+
+    async def _unmake(self, box: HeldBox) -> None:
+        self.watch.forget(box)
+        self.census.dismiss(box)
+        try:
+            if box.doors:
+                await self._front_door.hide(self._door_box(box))
+        except Exception:
+            log.exception("cannot close the front door of box %s", box.name)
+        for step in (
+            functools.partial(self._way_out.close, box.group),
+            functools.partial(self._relay.drop_group, box.group, box.namespaces.net),
+            functools.partial(_close_all, box.counters),
+            box.namespaces.close,
+            functools.partial(self._records.forget, box.name),
+            functools.partial(self._files.forget, box.name),
+        ):
+            try:
+                step()
+            except Exception:
+                log.exception("one step of unmaking box %s failed", box.name)
+        box.counters = ()
+        if self.boxes.get(box.name) is box:
+            del self.boxes[box.name]
+        self._unmaking.pop(box.name, None)
+        self._gone[box.name] = None
+        while len(self._gone) > _MOST_GONE:
+            del self._gone[next(iter(self._gone))]
+        log.info("box %s is gone", box.name)
+
+    # -- recovery -----------------------------------------------------------------------------
+
+    async def recover(self, records: list[Record]) -> None:
+        """Take over the boxes a keeper before this one left: the living, and the kept."""
+        alive = members({record.inode for record in records})
+        for record in records:
+            pids = alive[record.inode]
+            try:
+                if pids:
+                    await self._adopt(record, pids)
+                elif record.kept:
+                    box, _made = await self.get_or_make(
+                        record.name, directory=record.directory, kept=True
+                    )
+                    await self.set_forward(box, record.forward)
+                else:
+                    self._records.forget(record.name)
+            except Exception:
+                log.exception("cannot take box %s over", record.name)
+
+    async def _adopt(self, record: Record, pids: list[int]) -> None:
+        for pid in pids:
+            try:
+                net = open_namespace("net", pid)
+            except OSError:
+                continue
+            try:
+                mnt = open_namespace("mnt", pid)
+            except OSError:
+                os.close(net)
+                continue
+            break
+        else:
+            self._records.forget(record.name)
+            return
+        self._groups += 1
+        namespaces = Namespaces(net, mnt, os.fstat(net).st_ino)
+        way_out, problem = await self._roamer.inside(net, self._equip)
+        box = HeldBox(
+            name=record.name,
+            group=self._groups,
+            address=record.address,
+            directory=record.directory,
+            created=record.created,
+            namespaces=namespaces,
+            kept=record.kept,
+            way_out=way_out,
+            problems=() if problem is None else (problem,),
+        )
+        if way_out is not None:
+            await self._way_out.open(box.group, net, way_out)
+        box.counters = await self._roamer.inside(net, open_counters)
+        await self._roamer.rebind([(mnt, self._files.of(box.name) or self._files.shared)])
+        self.boxes[box.name] = box
+        for pid in pids:
+            if self.census.admit(box, pid):
+                break
+        await self.set_forward(box, record.forward)
+        await self.look(box)
+        log.info("took box %s over from an earlier keeper", box.name)
+
+    async def close(self) -> None:
+        """Let go of every box: what runs in one goes on, and a later keeper finds it."""
+        await self.watch.close()
+        for box in list(self.boxes.values()):
+            self.census.dismiss(box)
+        self.census.close()
+
+
+_MOST_GONE = 1000
+"""Names of boxes that were up, remembered so that the door can say "stopped" and not "unknown"."""
+
+
+def _listening_here() -> list[ListeningSocket]:
+    with open_diag() as diag:
+        return listening(diag)
+
+
+def _close_all(descriptors: Iterable[int]) -> None:
+    for fd in descriptors:
+        os.close(fd)

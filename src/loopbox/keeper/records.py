@@ -1,0 +1,140 @@
+"""What the keeper writes down: the boxes that are up, and which directory owns which name.
+
+Owns: `boxes/NAME` in the runtime directory (one small file a box, so that 1,000 boxes cost 1,000
+small writes and not 1,000 rewrites of a large one) and `names.json` in the state directory.
+Every write is to a temporary file and a rename, so a reader sees the old or the new, never half.
+Must never: fail a box because a disk is full or read-only: what cannot be written is logged, and
+the box lives on without the comfort of being found again.
+
+Example::
+
+    records.save(box)          # found again after a SIGKILL
+    records.own("shop", "/home/a/shop", address)
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from loopbox.keeper.holding import HeldBox, Record
+
+log = logging.getLogger("loopbox.records")
+
+_MOST_NAMES = 2000
+"""Owned names remembered; the ones unused for longest go first."""
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Put `text` at `path` in one step. Raises OSError; `path` is then as it was."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+class Records:
+    """The two memories: `runtime` is gone with a reboot, `state` stays."""
+
+    def __init__(self, *, runtime: Path, state: Path) -> None:
+        self._boxes = runtime / "boxes"
+        self._names_file = state / "names.json"
+        self._names: dict[str, dict[str, str]] = {}
+        self._dirty = False
+        try:
+            self._boxes.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            log.warning("cannot keep records in %s: %s", self._boxes, error)
+        self._load_names()
+
+    def save(self, box: HeldBox) -> None:
+        """Write a box down, or anew."""
+        try:
+            write_whole(self._boxes / box.name, json.dumps(box.record()))
+        except OSError as error:
+            log.warning("cannot record box %s: %s", box.name, error)
+
+    def forget(self, name: str) -> None:
+        """Remove a box's record."""
+        try:
+            (self._boxes / name).unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("cannot remove the record of box %s: %s", name, error)
+
+    def all(self) -> list[Record]:
+        """Every readable record; unreadable ones are logged and removed."""
+        found = []
+        try:
+            paths = sorted(self._boxes.iterdir())
+        except OSError:
+            return []
+        for path in paths:
+            if path.name.startswith("."):
+                path.unlink(missing_ok=True)
+                continue
+            try:
+                found.append(Record.parse(json.loads(path.read_text(encoding="utf-8"))))
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                log.warning("unreadable record %s: %s", path.name, error)
+                self.forget(path.name)
+        return found
+
+    def own(self, name: str, directory: str, address: IPv4Address) -> None:
+        """Remember that `directory` goes by `name` and is found at `address`."""
+        entry = {"directory": directory, "address": str(address)}
+        if self._names.get(name) == entry:
+            return
+        self._names.pop(name, None)
+        self._names[name] = entry
+        while len(self._names) > _MOST_NAMES:
+            del self._names[next(iter(self._names))]
+        self._dirty = True
+
+    def disown(self, name: str) -> None:
+        """Forget who owns a name."""
+        if self._names.pop(name, None) is not None:
+            self._dirty = True
+
+    def owner_of(self, name: str) -> Path | None:
+        """The directory that goes by `name`, while it exists."""
+        entry = self._names.get(name)
+        if entry is None or not os.path.isdir(entry["directory"]):
+            return None
+        return Path(entry["directory"])
+
+    def owned(self) -> dict[str, dict[str, str]]:
+        """Name to `{"directory", "address"}`."""
+        return dict(self._names)
+
+    def flush(self) -> None:
+        """Write the owned names if they changed."""
+        if not self._dirty:
+            return
+        self._dirty = False
+        try:
+            self._names_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_whole(self._names_file, json.dumps(self._names, indent=1) + "\n")
+        except OSError as error:
+            log.warning("cannot write %s: %s", self._names_file, error)
+
+    def _load_names(self) -> None:
+        try:
+            document: Any = json.loads(self._names_file.read_text(encoding="utf-8"))
+            self._names = {
+                str(name): {
+                    "directory": str(entry["directory"]),
+                    "address": str(IPv4Address(entry["address"])),
+                }
+                for name, entry in document.items()
+            }
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            log.warning("unreadable %s: %s; starting afresh", self._names_file, error)

@@ -1,0 +1,256 @@
+"""What each verb of the control protocol does.
+
+Owns: the verb table: request fields in, `Reply` out. A verb reads its fields, calls `Life`, and
+shows the outcome; the rules behind it live elsewhere.
+Must never: touch the kernel or a socket.
+
+Example::
+
+    await verbs.answer(client, {"verb": "show", "name": "shop"})
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from loopbox import __version__
+from loopbox.errors import BoxError, DeadlineError, UsageError
+from loopbox.keeper.ending import end_processes
+from loopbox.keeper.holding import HeldBox
+from loopbox.keeper.lifecycle import Life
+from loopbox.keeper.records import Records
+from loopbox.keeper.server import Client, Reply
+from loopbox.keeper.views import show_boxes
+from loopbox.kernel.namespaces import inode_of
+from loopbox.kernel.projects import Project, read_project
+from loopbox.rules.naming import Identity, infer, parse_box_name
+
+_LOOK_AGAIN = 0.02
+"""Seconds between two looks while a client waits for a listener."""
+
+Fields = dict[str, str]
+
+
+class Verbs:
+    """The verbs of one keeper."""
+
+    def __init__(
+        self,
+        *,
+        life: Life,
+        records: Records,
+        user_namespace: int | None,
+        stop: Callable[[], None],
+        status: Callable[[], dict[str, object]],
+    ) -> None:
+        self._life = life
+        self._records = records
+        self._user_namespace = user_namespace
+        self._stop = stop
+        self._status = status
+        self._table: dict[str, Callable[[Client, Fields], Awaitable[Reply]]] = {
+            "enter": self._enter,
+            "lease": self._lease,
+            "identify": self._identify,
+            "ls": self._ls,
+            "show": self._show,
+            "wait": self._wait,
+            "down": self._down,
+            "prune": self._prune,
+            "socket": self._socket,
+            "status": self._keeper_status,
+            "stop": self._keeper_stop,
+        }
+
+    async def answer(self, client: Client, request: Fields) -> Reply:
+        """Do what is asked. Raises LoopboxError with the reason when it cannot be done."""
+        verb = self._table.get(request.get("verb", ""))
+        if verb is None:
+            raise UsageError(f"cannot do `{request.get('verb', '')}`: no such verb")
+        return await verb(client, request)
+
+    # -- which box ----------------------------------------------------------------------------
+
+    def _owner_of(self, name: str) -> Path | None:
+        box = self._life.boxes.get(name)
+        return Path(box.directory) if box is not None else self._records.owner_of(name)
+
+    def _identity(self, fields: Fields) -> tuple[Identity, Project]:
+        project = read_project(Path(fields.get("cwd") or "/"))
+        name = fields.get("name") or None
+        identity = infer(
+            project.facts, name=name, branch=fields.get("branch"), owner_of=self._owner_of
+        )
+        return identity, project
+
+    def _name(self, fields: Fields) -> str:
+        if fields.get("name"):
+            return parse_box_name(fields["name"])
+        return self._identity(fields)[0].name
+
+    def _box(self, fields: Fields) -> HeldBox:
+        return self._life.get(self._name(fields))
+
+    # -- entering -----------------------------------------------------------------------------
+
+    async def _enter(self, client: Client, fields: Fields) -> Reply:
+        box, made = await self._get_or_make(fields)
+        await self._life.prepare(box)
+        self._life.admit(box, int(fields.get("pid") or client.pid))
+        return self._way_in(box, made=made)
+
+    async def _lease(self, client: Client, fields: Fields) -> Reply:
+        """As enter, but the connection holds the box, not the process that asks."""
+        box, made = await self._get_or_make(fields)
+        self._life.lease(box, +1)
+        client.ended.append(lambda: self._life.lease(box, -1))
+        await self._life.prepare(box)
+        return self._way_in(box, made=made)
+
+    async def _get_or_make(self, fields: Fields) -> tuple[HeldBox, bool]:
+        if fields.get("create") != "1":
+            return self._box(fields), False
+        identity, project = self._identity(fields)
+        box, made = await self._life.get_or_make(
+            identity.name,
+            directory=str(identity.directory),
+            owns_name=not fields.get("name"),
+        )
+        try:
+            if fields.get("keep") == "1":
+                self._life.keep(box)
+            await self._life.set_forward(
+                box, (*project.settings.forward, *_ports(fields.get("forward", "")))
+            )
+        except BaseException:
+            if made:
+                self._life.unmake_soon(box)
+            raise
+        return box, made
+
+    def _way_in(self, box: HeldBox, *, made: bool) -> Reply:
+        descriptors = {"net": box.namespaces.net, "mnt": box.namespaces.mnt}
+        if self._user_namespace is not None:
+            descriptors["user"] = self._user_namespace
+        return Reply(
+            fields={
+                "name": box.name,
+                "address": str(box.address),
+                "made": "1" if made else "0",
+                "problems": "\n".join(box.problems),
+                "env.LOOPBOX_NAME": box.name,
+                "env.LOOPBOX_ADDRESS": str(box.address),
+                "env.LOOPBOX_URL": f"http://{box.name}.localhost",
+            },
+            descriptors=descriptors,
+        )
+
+    async def _identify(self, _client: Client, fields: Fields) -> Reply:
+        identity, project = self._identity(fields)
+        return Reply(
+            fields={"name": identity.name},
+            document={
+                "name": identity.name,
+                "directory": str(identity.directory),
+                "reason": identity.reason,
+                "settings": None if project.settings_file is None else str(project.settings_file),
+                "up": identity.name in self._life.boxes,
+            },
+        )
+
+    # -- looking ------------------------------------------------------------------------------
+
+    async def _ls(self, _client: Client, _fields: Fields) -> Reply:
+        boxes = sorted(self._life.boxes.values(), key=lambda box: box.name)
+        views = await show_boxes(self._life, [box for box in boxes if not box.going])
+        return Reply(document={"boxes": [view.as_json() for view in views]})
+
+    async def _show(self, _client: Client, fields: Fields) -> Reply:
+        [view] = await show_boxes(self._life, [self._box(fields)])
+        return Reply(fields={"name": view.name}, document=view.as_json())
+
+    async def _wait(self, _client: Client, fields: Fields) -> Reply:
+        box = self._box(fields)
+        [port] = _ports(fields["port"])
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + float(fields.get("timeout") or 60)
+        while True:
+            if box.going:
+                raise BoxError(
+                    f"cannot wait for port {port} of box `{box.name}`: the box is gone",
+                    hint="see what its program said",
+                    code="gone",
+                )
+            found = await self._life.listeners_of(box)
+            if any(socket.protocol == "tcp" and socket.port == port for socket in found):
+                await self._life.look(box)
+                return Reply(fields={"name": box.name})
+            if loop.time() >= deadline:
+                raise DeadlineError(
+                    f"cannot wait longer for port {port} of box `{box.name}`: nothing listens "
+                    f"there after {float(fields.get('timeout') or 60):g} s",
+                    hint=f"see what does: loopbox show {box.name}",
+                )
+            await asyncio.sleep(_LOOK_AGAIN)
+
+    # -- ending -------------------------------------------------------------------------------
+
+    async def _down(self, client: Client, fields: Fields) -> Reply:
+        if fields.get("all") == "1":
+            boxes = [box for box in self._life.boxes.values() if not box.going]
+        else:
+            names = [name for name in fields.get("names", "").split(",") if name]
+            boxes = [self._life.get(parse_box_name(name)) for name in names] or [self._box(fields)]
+        grace = float(fields.get("grace") or 5)
+        await end_processes(boxes, grace=grace, spare={client.pid})
+        await asyncio.gather(*(self._life.unmake_soon(box) for box in boxes))
+        return Reply(document={"down": [box.name for box in boxes]})
+
+    async def _prune(self, _client: Client, _fields: Fields) -> Reply:
+        """Boxes nobody is in, and names whose directory is gone or whose box is not up."""
+        idle = [box for box in self._life.boxes.values() if not box.is_occupied and not box.going]
+        await asyncio.gather(*(self._life.unmake_soon(box) for box in idle))
+        names = [name for name in self._records.owned() if name not in self._life.boxes]
+        for name in names:
+            self._records.disown(name)
+        self._life.forget_gone()
+        self._records.flush()
+        return Reply(document={"boxes": [box.name for box in idle], "names": sorted(names)})
+
+    # -- sockets, the keeper ------------------------------------------------------------------
+
+    async def _socket(self, _client: Client, fields: Fields) -> Reply:
+        """A new socket that lives in the box: `family` and `type` as numbers of the C library."""
+        box = self._box(fields)
+        fd = await self._life.socket_in(box, family=int(fields["family"]), kind=int(fields["type"]))
+        return Reply(descriptors={"socket": fd}, release=(fd,))
+
+    async def _keeper_status(self, _client: Client, _fields: Fields) -> Reply:
+        document = {
+            "running": True,
+            "pid": os.getpid(),
+            "version": __version__,
+            "rootless": self._user_namespace is not None,
+            "user_namespace": None
+            if self._user_namespace is None
+            else inode_of(self._user_namespace),
+            "boxes": len(self._life.boxes),
+            **self._status(),
+        }
+        return Reply(document=document)
+
+    async def _keeper_stop(self, _client: Client, _fields: Fields) -> Reply:
+        self._stop()
+        return Reply(document={"stopped": True, "boxes": sorted(self._life.boxes)})
+
+
+def _ports(text: str) -> list[int]:
+    ports = []
+    for word in filter(None, text.split(",")):
+        if not word.isdigit() or not 1 <= int(word) <= 65535:
+            raise UsageError(f"cannot use port `{word}`: it is no number from 1 to 65535")
+        ports.append(int(word))
+    return ports

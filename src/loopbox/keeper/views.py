@@ -1,0 +1,78 @@
+"""What a person or program is shown of the boxes, put together when asked.
+
+Owns: turning held boxes into `model.Box`, with the processes and who holds which socket, read
+from /proc only now (nothing of it is needed while nobody looks).
+Must never: change a box.
+
+Example::
+
+    [view.as_json() for view in await show_boxes(life, [box])]
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from loopbox.keeper.holding import HeldBox, Record
+from loopbox.keeper.lifecycle import Life
+from loopbox.kernel.processes import command_of, members, socket_holders
+from loopbox.kernel.sockets import ListeningSocket
+from loopbox.model import Box, Listener, Process
+from loopbox.rules.doors import url_for
+
+
+async def show_boxes(life: Life, boxes: Sequence[HeldBox]) -> list[Box]:
+    """The boxes as they are now, in the order given."""
+    pids = await asyncio.to_thread(members, {box.namespaces.inode for box in boxes})
+    views = []
+    for box in boxes:
+        own = pids[box.namespaces.inode]
+        found = await life.listeners_of(box) if own else ()
+        holders = socket_holders(own) if found else {}
+        views.append(
+            Box(
+                name=box.name,
+                state="up",
+                address=str(box.address),
+                directory=box.directory,
+                created=box.created,
+                listeners=tuple(show_listener(box, socket, holders) for socket in found),
+                processes=tuple(Process(pid, command_of(pid)) for pid in sorted(own)),
+                forward=box.forward,
+                kept=box.kept,
+                problems=box.problems,
+            )
+        )
+    return views
+
+
+def show_stopped(record: Record) -> Box:
+    """A box that is known and not up."""
+    return Box(
+        name=record.name,
+        state="stopped",
+        address=str(record.address),
+        directory=record.directory,
+        created=record.created,
+        forward=record.forward,
+        kept=record.kept,
+    )
+
+
+def show_listener(box: HeldBox, socket: ListeningSocket, holders: dict[int, int]) -> Listener:
+    """One listener, with where the host finds it."""
+    pid = holders.get(socket.inode)
+    problem = box.doors.get((socket.protocol, socket.port))
+    is_open = (socket.protocol, socket.port) in box.doors and problem is None
+    return Listener(
+        protocol=socket.protocol,
+        family=socket.family,
+        bind=str(socket.address),
+        port=socket.port,
+        pid=pid,
+        command=None if pid is None else command_of(pid),
+        at=f"{box.address}:{socket.port}" if is_open else None,
+        url=url_for(box.name, socket.port) if socket.protocol == "tcp" else None,
+        problem=problem,
+    )
