@@ -21,7 +21,7 @@ test:
 check: .venv/ready
 	$(BIN)/ruff check $(STYLED)
 	$(BIN)/ruff format --check $(STYLED)
-	$(BIN)/mypy src bench examples/demo.py
+	MYPYPATH=src $(BIN)/mypy src bench examples/demo.py
 	MYPYPATH=examples/shop $(BIN)/mypy examples/shop/shop
 
 bench: .venv/ready

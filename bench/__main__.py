@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from bench import machine, peers, render
-from bench.harness import load, say, store
+from bench.harness import MeasurementError, load, say, store
 
 GROUPS = ("inside", "frontdoor", "startup", "scale")
 HERE = Path(__file__).resolve().parent
@@ -59,7 +59,12 @@ def main() -> int:
         rounds, seconds = (1, 1.0) if options.quick else (options.rounds, options.seconds)
         for name in options.groups or GROUPS:
             say(f"{name}: {rounds} rounds")
-            group = importlib.import_module(f"bench.{name}").measure(rounds=rounds, seconds=seconds)
+            try:
+                module = importlib.import_module(f"bench.{name}")
+                group = module.measure(rounds=rounds, seconds=seconds)
+            except MeasurementError as err:
+                say(f"  cannot measure `{name}` here: {err}")
+                continue
             group.machine = machine.read_facts()
             store(group, options.results)
     paths = [options.results / f"{name}.json" for name in GROUPS]

@@ -33,6 +33,8 @@ class Target:
     port: int
     host: str = "localhost"
     """What goes into the `Host` header."""
+    through: tuple[str, ...] = ()
+    """Words in front of the client's command line, to run it somewhere else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,17 @@ def wrk(target: Target, *, connections: int, seconds: float, close: bool = False
     url = f"http://{target.address}:{target.port}/"
     text = _output(
         [
-            *("wrk", "--latency", "-t", threads, "-c", str(connections), "-d", f"{seconds:.0f}s"),
+            *(
+                *target.through,
+                "wrk",
+                "--latency",
+                "-t",
+                threads,
+                "-c",
+                str(connections),
+                "-d",
+                f"{seconds:.0f}s",
+            ),
             *(*headers, url),
         ],
         seconds=seconds,
@@ -73,7 +85,10 @@ def wrk(target: Target, *, connections: int, seconds: float, close: bool = False
 
 def iperf3(target: Target, *, streams: int, seconds: float) -> float:
     """Megabytes a second from client to server."""
-    command = ["iperf3", "-J", "-c", target.address, "-p", str(target.port), "-P", str(streams)]
+    command = [
+        *(*target.through, "iperf3", "-J", "-c", target.address, "-p", str(target.port)),
+        *("-P", str(streams)),
+    ]
     report = json.loads(_output([*command, "-t", f"{seconds:.0f}"], seconds=seconds))
     if "error" in report:
         raise MeasurementError(report["error"])
@@ -82,7 +97,10 @@ def iperf3(target: Target, *, streams: int, seconds: float) -> float:
 
 def redis_benchmark(target: Target, *, test: str, requests: int, pipeline: int = 1) -> float:
     """Operations a second of one redis-benchmark test, 50 clients."""
-    command = ["redis-benchmark", "-h", target.address, "-p", str(target.port), "-t", test]
+    command = [
+        *(*target.through, "redis-benchmark", "-h", target.address, "-p", str(target.port)),
+        *("-t", test),
+    ]
     text = _output([*command, "-n", str(requests), "-P", str(pipeline), "--csv"], seconds=30)
     match = re.search(r'^"[^"]+","([\d.]+)"', text, re.MULTILINE)
     if match is None:

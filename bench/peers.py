@@ -194,17 +194,7 @@ def start_pasta(world: World) -> Contender:
 
 def start_portless(world: World, direct: Contender) -> Contender:
     """portless (npm) in front of the direct servers; it speaks only HTTP and routes by `Host`."""
-    program = find_portless()
-    env = dict(os.environ) | {
-        "HOME": str(world.folder),
-        "PORTLESS_STATE_DIR": str(world.folder / "portless"),
-        "NODE_ENV": "production",
-    }
-    (world.folder / "portless").mkdir(exist_ok=True)
-    process = world.start(
-        [program, "proxy", "start", "--foreground", "--no-tls", "-p", "18500"], env=env
-    )
-    _wait(world, process, (18500,))
+    program, env, pid = start_portless_proxy(world, port=18500)
     for name, port in (("web", direct.web.port), ("bulk", direct.bulk.port)):
         subprocess.run(
             [program, "alias", name, str(port)],
@@ -217,11 +207,31 @@ def start_portless(world: World, direct: Contender) -> Contender:
         "portless",
         Target("127.0.0.1", 18500, "web.localhost"),
         Target("127.0.0.1", 18500, "bulk.localhost"),
-        relay_pids=lambda: family([process.pid]),
+        relay_pids=lambda: family([pid]),
         server_pids=direct.server_pids,
     )
     _wait_routed(contender.web)
     return contender
+
+
+def start_portless_proxy(world: World, *, port: int) -> tuple[Path, dict[str, str], int]:
+    """A portless proxy without TLS: its program, the environment to call it in, its process."""
+    program = find_portless()
+    folder = world.folder / f"portless-{port}"
+    folder.mkdir()
+    env = dict(os.environ) | {
+        "HOME": str(folder),
+        "PORTLESS_STATE_DIR": str(folder),
+        "PORTLESS_PORT": str(port),
+        "PORTLESS_HTTPS": "0",
+        "PORTLESS_SYNC_HOSTS": "0",  # as root it would edit the machine's /etc/hosts
+        "NODE_ENV": "production",
+    }
+    process = world.start(
+        [program, "proxy", "start", "--foreground", "--no-tls", "-p", str(port)], env=env
+    )
+    _wait(world, process, (port,))
+    return program, env, process.pid
 
 
 def find_portless() -> Path:

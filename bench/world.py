@@ -140,6 +140,16 @@ class Loopbox:
             [self.program, "run", "--name", box, "--keep", "--", *command], env=self.env
         )
 
+    def through(self, *arguments: str) -> tuple[str, ...]:
+        """A prefix for another command line: `loopbox ARGUMENTS` in this loopbox's environment."""
+        names = ("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME")
+        return (
+            "env",
+            *(f"{name}={self.env[name]}" for name in names),
+            str(self.program),
+            *arguments,
+        )
+
     def address(self, box: str) -> str:
         """The box's address on the host, once there is one; raises MeasurementError."""
         deadline = time.monotonic() + START_LIMIT_S
