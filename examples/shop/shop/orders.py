@@ -103,7 +103,7 @@ class Orders:
 
 def open_orders(settings: Settings, *, folder: Path, patience: float) -> Orders:
     """Orders in PostgreSQL if it answers within `patience` seconds, else in SQLite in `folder`."""
-    return _in_postgres(settings, patience=patience) or _in_sqlite(settings, folder=folder)
+    return _in_postgres(settings, patience=patience) or open_sqlite(settings, folder=folder)
 
 
 def _in_postgres(settings: Settings, *, patience: float) -> Orders | None:
@@ -135,7 +135,8 @@ def _in_postgres(settings: Settings, *, patience: float) -> Orders | None:
             return orders
 
 
-def _in_sqlite(settings: Settings, *, folder: Path) -> Orders:
+def open_sqlite(settings: Settings, *, folder: Path) -> Orders:
+    """Orders in a SQLite file in `folder`, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
