@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -135,6 +136,8 @@ def test_routing_never_fails_and_never_guesses(host: str, known: dict[str, str])
         ([bound("10.9.0.1", interface=1)], ["10.9.0.1", "127.0.0.1", "::1"]),
         ([bound("10.9.0.1", interface=7)], []),
         ([bound("fe80::1", interface=0)], []),
+        ([bound("::ffff:127.0.0.3", family="ipv4")], ["127.0.0.3", "127.0.0.1", "::1"]),
+        ([bound("::ffff:0.0.0.0", family="ipv4")], ["127.0.0.1", "::1"]),
         ([], []),
     ],
 )
@@ -259,6 +262,56 @@ def test_tls_refusals_are_fatal_alerts(refusal: Refusal, alert: int) -> None:
     assert bytes([21, 3, 3, 0, 2, 2, alert]) == doors.render_tls(refusal)
 
 
-def test_hint_names_the_lowest_port() -> None:
-    """One command opens all ports that were refused."""
-    assert doors.privileged_port_hint([443, 80]).endswith("ip_unprivileged_port_start=80")
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A listener that is in the way."""
+
+    address: IPv4Address | IPv6Address
+    port: int
+    uid: int
+
+
+@pytest.mark.parametrize(
+    ("number", "at", "port", "holders", "expected"),
+    [
+        (errno.EADDRINUSE, "127.64.1.2", 80, [], "127.64.1.2:80 is in use on the host"),
+        (
+            errno.EADDRINUSE,
+            "::1",
+            80,
+            [Held(IPv6Address("::"), 80, 33)],
+            "[::1]:80 is in use on the host: a program of user 33 listens on [::]:80",
+        ),
+        (
+            errno.EACCES,
+            "127.0.0.1",
+            443,
+            [],
+            "127.0.0.1:443 may not be opened by this user; allow it once with "
+            "`sudo sysctl net.ipv4.ip_unprivileged_port_start=80`",
+        ),
+        (
+            errno.EACCES,
+            "127.64.1.2",
+            22,
+            [],
+            "127.64.1.2:22 may not be opened by this user; allow it once with "
+            "`sudo sysctl net.ipv4.ip_unprivileged_port_start=22`",
+        ),
+        (
+            errno.EMFILE,
+            "127.64.1.2",
+            22,
+            [],
+            "127.64.1.2:22 cannot be opened: too many open files; raise `ulimit -n`",
+        ),
+        (errno.ENOBUFS, "127.64.1.2", 22, [], "127.64.1.2:22 cannot be opened: no room"),
+    ],
+)
+def test_ports_that_cannot_be_opened_are_explained(
+    number: int, at: str, port: int, holders: list[Held], expected: str
+) -> None:
+    """Cause and remedy in one line; who holds the port where that is known."""
+    error = OSError(number, "no room")
+
+    assert expected == doors.bind_problem(error, at=at, port=port, holders=holders)

@@ -19,6 +19,7 @@ Order of the rules for a name (RFC 6761, 6.3: everything below `.localhost` is t
 
 from __future__ import annotations
 
+import errno
 import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -170,11 +171,12 @@ def dial_targets(port: int, binds: Iterable[Bind]) -> list[tuple[str, int]]:
     for bind in binds:
         if bind.interface not in (0, 1):
             continue
-        if not bind.address.is_unspecified:
-            text = str(bind.address)
+        address = getattr(bind.address, "ipv4_mapped", None) or bind.address
+        if not address.is_unspecified:
+            text = str(address)
             if text in _CANONICAL:
                 covered.add(text)
-            elif not bind.address.is_link_local and not bind.address.is_multicast:
+            elif not address.is_link_local and not address.is_multicast:
                 others.append(text)
         else:
             covered.update(_WILDCARD_COVERS.get(bind.family, ()))
@@ -419,6 +421,41 @@ _ALERTS: Final[Mapping[int, bytes]] = {
 }
 
 
-def privileged_port_hint(ports: Sequence[int]) -> str:
-    """What an administrator types once so that this user may bind the ports."""
-    return f"sudo sysctl net.ipv4.ip_unprivileged_port_start={min(ports, default=80)}"
+# --- ports that cannot be opened ----------------------------------------------------------------
+
+
+class Holder(Protocol):
+    """What is told of a listener that is in the way."""
+
+    @property
+    def address(self) -> IPv4Address | IPv6Address: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def uid(self) -> int: ...
+
+
+def bind_problem(error: OSError, *, at: str, port: int, holders: Sequence[Holder] = ()) -> str:
+    """Why the host side of a port could not be opened, and what helps; one line.
+
+    `holders` are the host's listeners on that port, asked for only when the port is in use.
+    """
+    place = f"[{at}]:{port}" if ":" in at else f"{at}:{port}"
+    if error.errno == errno.EADDRINUSE:
+        holder = next(iter(holders), None)
+        if holder is None:
+            return f"{place} is in use on the host"
+        address = f"[{holder.address}]" if holder.address.version == 6 else str(holder.address)
+        return (
+            f"{place} is in use on the host: a program of user {holder.uid} listens on "
+            f"{address}:{holder.port}"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        start = min(80, port)
+        return (
+            f"{place} may not be opened by this user; allow it once with "
+            f"`sudo sysctl net.ipv4.ip_unprivileged_port_start={start}`"
+        )
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{place} cannot be opened: too many open files; raise `ulimit -n`"
+    return f"{place} cannot be opened: {error.strerror or error}"
