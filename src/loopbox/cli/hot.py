@@ -225,7 +225,8 @@ def _become(words: list[str]) -> NoReturn:
             if error.errno == _ENOEXEC:
                 # A script without a first line goes to the shell, as execvp(3) has it.
                 os.execve("/bin/sh", ["/bin/sh", candidate, *words[1:]], os.environ)
-            if status == _NOT_FOUND:
+            # A folder of PATH that this user may not search holds nothing for this user.
+            if status == _NOT_FOUND and os.path.exists(candidate):
                 status, cause = _CANNOT_EXECUTE, error.strerror or "cannot execute"
                 if os.path.isdir(candidate):
                     cause = "it is a directory"
