@@ -287,16 +287,16 @@ class Held:
             "127.0.0.1",
             443,
             [],
-            "127.0.0.1:443 may not be opened by this user; allow it once with "
-            "`sudo sysctl net.ipv4.ip_unprivileged_port_start=80`",
+            ("127.0.0.1:443 may not be opened by this user; allow it once with "
+            "`sudo sysctl net.ipv4.ip_unprivileged_port_start=80`"),
         ),
         (
             errno.EACCES,
             "127.64.1.2",
             22,
             [],
-            "127.64.1.2:22 may not be opened by this user; allow it once with "
-            "`sudo sysctl net.ipv4.ip_unprivileged_port_start=22`",
+            ("127.64.1.2:22 may not be opened by this user; allow it once with "
+            "`sudo sysctl net.ipv4.ip_unprivileged_port_start=22`"),
         ),
         (
             errno.EMFILE,
