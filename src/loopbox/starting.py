@@ -61,8 +61,10 @@ def start_keeper() -> None:
     except FrameError:
         fields = None
     if fields is None:
+        last = said.decode("utf-8", "replace").strip().rpartition("\n")[2]
         raise KeeperError(
-            "cannot start the keeper: it ended without a word", hint=f"see its log: {log_path()}"
+            f"cannot start the keeper: {last or 'it ended without a word'}",
+            hint=f"see its log: {log_path()}",
         )
     if fields.get("ok") != "1":
         kind = HostError if fields.get("kind") == "HostError" else KeeperError
@@ -80,15 +82,16 @@ def _become_keeper(writing: int) -> None:
         if os.fork():
             os._exit(0)
         null = os.open(os.devnull, os.O_RDWR)
-        for standard in (0, 1, 2):
-            os.dup2(null, standard)
+        os.dup2(null, 0)
+        os.dup2(null, 1)
+        # Whatever it says before it serves (an import that fails, say) is the reason to show.
+        os.dup2(writing, 2)
         os.chdir("/")
-        os.set_inheritable(writing, True)
         environment = {k: v for k, v in os.environ.items() if k != "LOOPBOX_NAME"}
         # -P: the directory the user happens to stand in is not searched for modules.
         os.execve(
             sys.executable,
-            [sys.executable, "-P", "-m", "loopbox.keeper", "--ready", str(writing)],
+            [sys.executable, "-P", "-m", "loopbox.keeper", "--ready", "2"],
             environment,
         )
     finally:

@@ -42,7 +42,7 @@ _LOG_FILES = 2
 
 
 def main(arguments: list[str]) -> int:
-    """Run the keeper; `--ready FD` is where the starter waits for the word that it serves."""
+    """Run the keeper; `--ready 2`: standard error is where the starter waits for the word."""
     ready_fd = int(arguments[arguments.index("--ready") + 1]) if "--ready" in arguments else -1
     try:
         _run(ready_fd)
@@ -89,7 +89,7 @@ def _run(ready_fd: int) -> None:
 
 
 def _tell(ready_fd: int, error: LoopboxError | None) -> None:
-    """Send the starter one message and close the pipe: `ok=1`, or why not."""
+    """Send the starter one message and let go of the pipe: `ok=1`, or why not."""
     if ready_fd < 0:
         return
     fields = {"ok": "1", "version": __version__}
@@ -103,7 +103,9 @@ def _tell(ready_fd: int, error: LoopboxError | None) -> None:
         }
     try:
         os.write(ready_fd, build(fields))
-        os.close(ready_fd)
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        os.dup2(null, ready_fd)
+        os.close(null)
     except OSError:
         pass  # the starter has gone: nobody is left to tell
 
