@@ -72,6 +72,8 @@ class WayOutSockets:
     """Each datagram comes with its original destination as ancillary data."""
     log: socket.socket | None
     """Packets that are neither, by NFLOG; None when this kernel has no such thing."""
+    world6: bool
+    """Whether the box was given a route to the IPv6 world."""
 
     @property
     def inodes(self) -> frozenset[int]:
@@ -135,7 +137,7 @@ def open_way_out(*, ipv6: bool = True) -> WayOutSockets:
             if tcp.family == socket.AF_INET6:
                 _apply(route, (*_REQUESTS6, world_route()) if ipv6 else _REQUESTS6)
         undo.pop_all()
-        return WayOutSockets(tcp, udp, log)
+        return WayOutSockets(tcp, udp, log, world6=ipv6 and tcp.family == socket.AF_INET6)
 
 
 def set_world6(*, reachable: bool) -> None:

@@ -37,7 +37,7 @@ UNREACHABLE = {
 """Reason to (type, code), by IP version (RFC 792, 1812 section 5.2.7.1; RFC 4443 section 3.1)."""
 
 _ECHO = {4: (8, 0), 6: (128, 129)}
-"""(request, reply) types, by IP version."""
+"""(request, reply) types, by IP version (RFC 792, RFC 4443 section 4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Packet:
 
 @dataclass(frozen=True, slots=True)
 class Echo:
-    """An echo request (ping)."""
+    """What an echo request (ping) and its reply have in common."""
 
     identifier: int
     sequence: int
@@ -120,9 +120,27 @@ def build_echo_reply(request: Packet, echo: Echo) -> bytes:
     return _icmp(request.target, request.source, kind=kind, code=0, rest=rest, data=echo.data)
 
 
-def build_echo_request(version: int, sequence: int, data: bytes) -> bytes:
-    """The ICMP message for a ping socket; the kernel fills in identifier and checksum (icmp(7))."""
-    return struct.pack(">BBHHH", _ECHO[version][0], 0, 0, 0, sequence) + data
+def build_echo_request(version: int, echo: Echo) -> bytes:
+    """The ICMP message to send through a ping socket or a raw one.
+
+    A ping socket puts in an identifier of its own; IPv6's checksum is always the kernel's work,
+    for it covers the addresses (icmp(7), RFC 3542 section 3.1).
+    """
+    body = struct.pack(">BBHHH", _ECHO[version][0], 0, 0, echo.identifier, echo.sequence)
+    body += echo.data
+    if version == 6:
+        return body
+    return body[:2] + struct.pack(">H", checksum(body)) + body[4:]
+
+
+def parse_echo_reply(version: int, message: bytes) -> Echo | None:
+    """An ICMP message (without IP header) as an echo reply; None when it is anything else."""
+    if len(message) < 8:
+        return None
+    kind, code, _, identifier, sequence = struct.unpack_from(">BBHHH", message)
+    if (kind, code) != (_ECHO[version][1], 0):
+        return None
+    return Echo(identifier, sequence, message[8:])
 
 
 def _icmp(
