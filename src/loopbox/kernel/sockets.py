@@ -28,6 +28,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from loopbox.errors import HostError
+from loopbox.rules.network import ListeningSocket
+
+__all__ = ["ListeningSocket", "PeerOwner", "listening", "open_diag", "owner_of"]
 
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY = 20
@@ -59,25 +62,6 @@ _ATTRIBUTE = struct.Struct("=HH")
 _MAPPED_PREFIX = b"\0" * 10 + b"\xff\xff"
 _BUFFER = 1 << 17
 _ATTEMPTS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class ListeningSocket:
-    """One kernel socket that waits for peers: TCP in LISTEN, or UDP and raw without a peer."""
-
-    protocol: str
-    """tcp, udp or raw."""
-    family: str
-    """The IP versions it serves: ipv4, ipv6, or dual (an IPv6 wildcard without V6ONLY). A socket
-    bound to an IPv4-mapped address says ipv4, though its address is an IPv6Address."""
-    address: IPv4Address | IPv6Address
-    port: int
-    """For raw the IP protocol number (IPPROTO_ICMP is 1), since raw sockets have no port."""
-    interface: int
-    """Interface index of SO_BINDTODEVICE (or of a link-local zone); 0 for none."""
-    inode: int
-    uid: int
-    """Of its maker, as seen from the diag socket's user namespace (65534 if unmapped there)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """One network namespace as values: what addressing, audit and doctor decide upon.
 
-Owns: the records of links, addresses, routes, neighbours and knobs, and the questions that need no
-kernel ("which link is the loopback?").
+Owns: the records of links, addresses, routes, neighbours, knobs and listening sockets, and the
+questions that need no kernel ("which link is the loopback?").
 
 Must never: read anything (kernel/facts does on Linux, kernel/foreign elsewhere), judge.
 
@@ -100,6 +100,25 @@ class Neighbour:
     address: Address
     state: str
     """reachable, stale, delay, probe, incomplete, failed, permanent, noarp or none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListeningSocket:
+    """One kernel socket that waits for peers: TCP in LISTEN, or UDP and raw without a peer."""
+
+    protocol: str
+    """tcp, udp or raw."""
+    family: str
+    """The IP versions it serves: ipv4, ipv6, or dual (an IPv6 wildcard without V6ONLY). A socket
+    bound to an IPv4-mapped address says ipv4, though its address is an IPv6Address."""
+    address: IPv4Address | IPv6Address
+    port: int
+    """For raw the IP protocol number (IPPROTO_ICMP is 1), since raw sockets have no port."""
+    interface: int
+    """Interface index of SO_BINDTODEVICE (or of a link-local zone); 0 for none."""
+    inode: int
+    uid: int
+    """Of its maker, as seen from the diag socket's user namespace (65534 if unmapped there)."""
 
 
 @dataclass(frozen=True, slots=True)

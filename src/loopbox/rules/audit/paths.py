@@ -1,0 +1,224 @@
+"""The ways a packet from outside can take into a device, before any filter looks at it.
+
+Owns: which interfaces lead outside and how far (same-host, link, lan, internet), which addresses
+are local, which sources can be answered, and sample sources for every range a filter tells apart.
+
+Must never: evaluate a filter (reach.py does), or know about listeners.
+
+Example::
+
+    for way in Ways(network, is_box=False).into(version=4): ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
+
+from loopbox.rules.addressing import LOOPBACK4, LOOPBACK6
+from loopbox.rules.network import Address, Link, Network, Route, Subnet
+from loopbox.rules.registry import registered
+
+LEVELS = ("same-host", "link", "lan", "internet")
+"""How far away a peer may be, nearest first."""
+
+_VIRTUAL_PORTS = frozenset({"veth", "tun", "tap"})
+_FAR: dict[int, tuple[Address, ...]] = {
+    4: tuple(map(IPv4Address, ("10.77.77.77", "172.29.77.77", "192.168.177.77", "9.9.9.9"))),
+    6: (IPv6Address("fd77:77::77"), IPv6Address("2620:fe::fe")),
+}
+"""Sources beyond a gateway: private ones, then a public one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One kind of packet that can arrive: through `link`, to `target`, from `source`."""
+
+    link: Link
+    target: Address
+    source: Address
+    level: str
+    """How far away such a sender may be."""
+    why: str
+
+
+class Ways:
+    """The outside of one namespace."""
+
+    def __init__(self, network: Network, *, is_box: bool) -> None:
+        self._network = network
+        self._is_box = is_box
+        self._local = tuple(
+            (int(route.destination[0]), int(route.destination[-1]), route.destination.version)
+            for route in network.routes
+            if route.type == "local"
+        )
+        own = {entry.address for entry in network.addresses}
+        self._own = own
+        self._broadcast = {
+            route.destination[0] for route in network.routes if route.type == "broadcast"
+        }
+        self._routes = {
+            version: sorted(
+                (
+                    route
+                    for route in network.routes
+                    if route.destination.version == version and route.table != 255
+                ),
+                key=lambda route: (-route.destination.prefixlen, route.metric),
+            )
+            for version in (4, 6)
+        }
+        self.outside = tuple(
+            link
+            for link in network.links
+            if link.is_up and not link.is_loopback and not link.master
+        )
+        self._has_hardware = any(not link.kind for link in self.outside)
+
+    def kind_of(self, address: Address) -> str:
+        """The route type of an address: local, broadcast, multicast or unicast."""
+        if address in self._own or any(
+            version == address.version and low <= int(address) <= high
+            for low, high, version in self._local
+        ):
+            return "local"
+        if address in self._broadcast or address == IPv4Address("255.255.255.255"):
+            return "broadcast"
+        return "multicast" if registered(address).kind == "multicast" else "unicast"
+
+    def local_targets(self, version: int) -> tuple[Address, ...]:
+        """Every local address: configured ones, and one of each range made local by a route."""
+        found: dict[Address, None] = {
+            entry.address: None for entry in self._network.addresses if _is(entry.address, version)
+        }
+        for low, high, family in self._local:
+            # Of a whole local range (AnyIP, 127/8) the first host stands for all.
+            if family == version and high - low > 1:
+                found[IPv4Address(low + 1) if version == 4 else IPv6Address(low + 1)] = None
+        return tuple(found)
+
+    def first_address(self, link: Link, version: int) -> Address | None:
+        """Where a redirect sends a packet that came in through `link`."""
+        entries = (
+            entry.address
+            for entry in self._network.addresses_on(link)
+            if _is(entry.address, version)
+        )
+        return next(entries, None)
+
+    def route_localnet(self, link: Link) -> bool:
+        """Whether 127/8 is ordinary on this link (CVE-2020-8558): `all` or its own setting."""
+        return "1" in {
+            self._network.knob(f"ipv4/conf/{name}/route_localnet") for name in ("all", link.name)
+        }
+
+    def into(self, version: int, samples: Iterable[Address] = ()) -> Iterator[Way]:
+        """All ways in for one IP version; `samples` are further sources worth trying."""
+        targets = self.local_targets(version)
+        for link in self.outside:
+            if version == 6 and self._network.knob(f"ipv6/conf/{link.name}/disable_ipv6") == "1":
+                continue
+            sources = tuple(self._sources(link, version, tuple(samples)))
+            for target in targets:
+                if not self._arrives(link, target):
+                    continue
+                for source, zone in sources:
+                    level, why = self._level(link, target, source, zone)
+                    yield Way(link, target, source, level, why)
+
+    def _arrives(self, link: Link, target: Address) -> bool:
+        """Whether the kernel takes a packet for `target` from this link (weak host model)."""
+        if isinstance(target, IPv4Address):
+            return target not in LOOPBACK4 or self.route_localnet(link)
+        if target == LOOPBACK6:
+            return False  # net/ipv6/ip6_input.c drops it, whatever the settings
+        if target.is_link_local:
+            return any(entry.address == target for entry in self._network.addresses_on(link))
+        return True
+
+    def _sources(
+        self, link: Link, version: int, samples: tuple[Address, ...]
+    ) -> Iterator[tuple[Address, str]]:
+        """(source, onlink | lan | internet) of senders on this link that can be answered."""
+        candidates: dict[Address, None] = {}
+        for route in self._routes[version]:
+            if route.index == link.index and route.type == "unicast":
+                candidates.update(dict.fromkeys(self._hosts(route.destination)))
+        candidates.update(dict.fromkeys(_FAR[version]))
+        candidates.update(dict.fromkeys(sample for sample in samples if _is(sample, version)))
+        for source in candidates:
+            route_back = self._route_to(source, link)
+            if route_back is None or self.kind_of(source) != "unicast":
+                continue
+            if route_back.gateway is None:
+                yield source, "onlink"
+            else:
+                yield source, "internet" if registered(source).kind == "public" else "lan"
+
+    def _route_to(self, source: Address, link: Link) -> Route | None:
+        """The route an answer to `source` takes, if it leaves by `link` at all.
+
+        A link-local answer leaves by the link it came from.
+        """
+        for route in self._routes[source.version]:
+            if source not in route.destination:
+                continue
+            if route.index == link.index and route.type == "unicast":
+                return route
+            if not source.is_link_local:
+                return None
+        return None
+
+    def _hosts(self, network: Subnet) -> list[Address]:
+        """A few addresses of a network that are not our own."""
+        if network.prefixlen == 0 or registered(network[0]).kind == "multicast":
+            return []
+        first = int(network[0])
+        make = IPv4Address if isinstance(network, IPv4Network) else IPv6Address
+        offsets = [0] if network.num_addresses == 1 else range(1, min(network.num_addresses, 6))
+        hosts = [make(first + offset) for offset in offsets]
+        return [host for host in hosts if self.kind_of(host) == "unicast"][:1]
+
+    def _level(self, link: Link, target: Address, source: Address, zone: str) -> tuple[str, str]:
+        """How far away such a sender may be, and why we say so."""
+        name = _shown(link.name)
+        if self._is_inside_machine(link):
+            return "same-host", f"{target} answers containers and boxes on {name}"
+        if isinstance(target, IPv4Address) and target in LOOPBACK4:
+            return "link", f"route_localnet=1 lets neighbours on {name} reach {target}"
+        if registered(target).kind == "link":
+            return "link", f"{target} answers neighbours on {name}"
+        if not self._is_on_outside(target):
+            return "link", f"neighbours on {name} can route to {target} (weak host model)"
+        if zone == "internet" and registered(target).kind == "public":
+            return "internet", f"{target} on {name} is a public address with a default route"
+        return "lan", f"{target} answers the network on {name}"
+
+    def _is_on_outside(self, target: Address) -> bool:
+        outside = {link.index for link in self.outside}
+        return any(
+            entry.address == target and entry.index in outside for entry in self._network.addresses
+        )
+
+    def _is_inside_machine(self, link: Link) -> bool:
+        """Whether the link leads only to boxes and containers of this machine.
+
+        A bridge whose ports are all virtual does. So does a veth whose other end is elsewhere on
+        this machine, provided there is hardware besides: else it is this namespace's only cable.
+        """
+        if self._is_box:
+            return True
+        if link.kind == "bridge":
+            ports = [port for port in self._network.links if port.master == link.index]
+            return self._has_hardware and all(port.kind in _VIRTUAL_PORTS for port in ports)
+        return link.kind == "veth" and link.elsewhere and self._has_hardware
+
+
+def _is(address: Address, version: int) -> bool:
+    return address.version == version
+
+
+def _shown(name: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in name)

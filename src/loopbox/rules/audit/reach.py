@@ -1,0 +1,389 @@
+"""From where a listener can be reached: packets sent, in thought, through filter and addresses.
+
+Owns: the verdict levels of the contract. For every way into the device a sample packet is walked
+through ingress, prerouting, local delivery, input and (TCP) the reply's output; samples are taken
+from every range of sources and ports that the rules tell apart, so the answer is exact for rules
+that compare. What hangs on a rule nobody can evaluate is `unknown`.
+
+Must never: call `unknown` safe; look at programs (tools.py) or severities (findings.py).
+
+Example::
+
+    Reachability(View(network, ruleset)).judge(listener).level      # "blocked"
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address, IPv6Address
+
+from loopbox.rules.addressing import is_loopback, is_unspecified, text_of, unwrapped
+from loopbox.rules.audit.paths import LEVELS, Way, Ways
+from loopbox.rules.firewall.evaluate import outcomes
+from loopbox.rules.firewall.model import Action, Packet, Range, Rule, Ruleset
+from loopbox.rules.network import Address, Link, ListeningSocket, Network
+from loopbox.rules.registry import registered
+
+_NUMBERS = {"tcp": 6, "udp": 17}
+_CLIENT_PORT = 40077
+_MOST_PORTS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is known of one namespace."""
+
+    network: Network
+    ruleset: Ruleset = field(default_factory=Ruleset)
+    is_firewall_seen: bool = True
+    """False when the rules could not be read (no privilege)."""
+    is_box: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How far away a peer may be."""
+
+    level: str
+    """loopback, same-host, link, lan, internet, blocked, unreachable or unknown."""
+    cause: str
+    """A kebab-case word for how: wildcard, address, alias, route-localnet, nat, filter ..."""
+    evidence: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """Where a packet ends up."""
+
+    accepted: bool
+    target: Address
+    port: int
+    sure: bool
+    because: str
+    translated: bool = False
+
+
+class Reachability:
+    """Judges listeners of one namespace; results of the same packet are kept."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._ways = Ways(view.network, is_box=view.is_box)
+        self._kept: dict[tuple[object, ...], tuple[_Arrival, ...]] = {}
+        ports, sources, self._translates = _constants(view.ruleset)
+        self._borders = sorted({edge for low, high in ports for edge in (low, high + 1)})
+        self._ports = tuple(sorted({low for low, _high in ports}))[:_MOST_PORTS]
+        self._all_ways = {
+            version: tuple(self._ways.into(version, sources[version])) for version in (4, 6)
+        }
+
+    def judge(self, listener: ListeningSocket) -> Verdict:
+        """Who can connect to `listener`."""
+        address = unwrapped(listener.address)
+        special = self._special(listener, address)
+        if special is not None:
+            return special
+        opens, doubts, shut = self._try_all(listener)
+        wide = (_bound(listener), *self._unseen())
+        if opens:
+            level, cause, why = max(opens, key=lambda entry: LEVELS.index(entry[0]))
+            others = tuple(dict.fromkeys(text for _, _, text in opens if text != why))[:3]
+            return Verdict(level, cause, (*wide, why, *others))
+        if doubts:
+            return Verdict("unknown", "rule", (*wide, *tuple(dict.fromkeys(doubts))[:4]))
+        if shut:
+            return Verdict("blocked", "filter", (*wide, *tuple(dict.fromkeys(shut))[:4]))
+        return self._from_inside(listener, address)
+
+    def reaches(self, listener: ListeningSocket, source: Address) -> str:
+        """open, closed or unknown: can exactly this peer connect to one of our addresses?"""
+        found = set()
+        for version in _versions(listener):
+            if source.version != version:
+                continue
+            for way in self._ways.into(version, (source,)):
+                if way.source == source:
+                    found |= {
+                        ("open" if arrival.sure else "unknown")
+                        for arrival in self._deliveries(listener, way)
+                        if arrival.accepted
+                    }
+        return "open" if "open" in found else "unknown" if found else "closed"
+
+    # -- parts of judge ---------------------------------------------------------------------------
+
+    def _special(self, listener: ListeningSocket, address: Address) -> Verdict | None:
+        """Verdicts that need no packets: groups, and addresses this device does not have."""
+        if is_unspecified(address):
+            return None
+        kind = self._ways.kind_of(address)
+        where = text_of(listener.address)
+        if kind in ("multicast", "broadcast") and not is_loopback(address):
+            level = "link" if self._ways.outside else "loopback"
+            return Verdict(level, kind, (f"{where} is a {kind} address of the link",))
+        if kind == "unicast":
+            return Verdict(
+                "unreachable", "not-local", (f"{where} is not an address of this device now",)
+            )
+        return None
+
+    def _try_all(
+        self, listener: ListeningSocket
+    ) -> tuple[list[tuple[str, str, str]], list[str], list[str]]:
+        """(open ways as (level, cause, why), doubts, reasons for drops)."""
+        opens: list[tuple[str, str, str]] = []
+        doubts: list[str] = []
+        shut: list[str] = []
+        for version in _versions(listener):
+            for way in self._all_ways[version]:
+                for arrival in self._deliveries(listener, way):
+                    if not arrival.accepted:
+                        shut.append(f"{_who(way)} {arrival.because or 'dropped'}")
+                    elif arrival.sure:
+                        opens.append((way.level, _cause(listener, way, arrival), way.why))
+                    else:
+                        doubts.append(arrival.because or "a rule that cannot be evaluated")
+        return opens, doubts, shut
+
+    def _deliveries(self, listener: ListeningSocket, way: Way) -> Iterator[_Arrival]:
+        """What becomes of packets on this way that are, or could become, meant for `listener`."""
+        ports = [listener.port if listener.protocol in _NUMBERS else 0]
+        if self._translates and listener.protocol in _NUMBERS:
+            ports += [port for port in self._ports if port != listener.port]
+        for port in ports:
+            for arrival in self._arrivals(way, listener, port):
+                if _takes(listener, arrival, way.link):
+                    yield arrival
+
+    def _arrivals(self, way: Way, listener: ListeningSocket, port: int) -> tuple[_Arrival, ...]:
+        """The fate of one packet; ports between which no rule tells are walked once."""
+        protocol = _NUMBERS.get(listener.protocol, listener.port)
+        rank = bisect_right(self._borders, port)
+        key = (way.link.index, way.target, way.source, protocol, rank)
+        known = self._kept.get(key)
+        if known is None:
+            # -1 stands for "the port it was sent to", so that the whole class can be kept.
+            known = tuple(
+                replace(arrival, port=-1) if arrival.port == port else arrival
+                for arrival in self._walk(way, protocol, port)
+            )
+            self._kept[key] = known
+        return tuple(
+            replace(arrival, port=port) if arrival.port == -1 else arrival for arrival in known
+        )
+
+    def _walk(self, way: Way, protocol: int, port: int) -> Iterator[_Arrival]:
+        """Ingress, prerouting, local delivery, input, and the reply."""
+        first = Packet(
+            version=way.target.version,
+            protocol=protocol,
+            source=way.source,
+            target=way.target,
+            sport=_CLIENT_PORT,
+            dport=port,
+            iif=way.link.name,
+        )
+        rules, kind_of = self._view.ruleset, self._ways.kind_of
+        for entered in outcomes(rules, "ingress", first, kind_of):
+            if entered.verdict != "accept":
+                yield _Arrival(False, way.target, port, entered.sure, entered.because)
+                continue
+            for routed in outcomes(rules, "prerouting", entered.packet, kind_of):
+                sure = entered.sure and routed.sure
+                if routed.verdict != "accept":
+                    yield _Arrival(False, way.target, port, sure, routed.because)
+                    continue
+                packet = self._delivered(way, routed.packet)
+                if packet is None:
+                    continue
+                for put in outcomes(rules, "input", packet, kind_of):
+                    accepted, why, certain = put.verdict == "accept", put.because, put.sure
+                    if accepted and protocol == 6:
+                        accepted, why, certain = self._answers(packet, way, certain, why)
+                    yield _Arrival(
+                        accepted,
+                        packet.target,
+                        packet.dport,
+                        sure and certain,
+                        routed.because or why,
+                        packet.natted or packet.proxied,
+                    )
+
+    def _delivered(self, way: Way, packet: Packet) -> Packet | None:
+        """The packet as local delivery sees it; None when it is forwarded or a martian."""
+        if packet.redirected:
+            own = self._ways.first_address(way.link, packet.version)
+            return None if own is None else replace(packet, target=own)
+        if packet.proxied:
+            return packet
+        # Translated to loopback: IPv4 only, and only where 127/8 is ordinary on that link.
+        moved = packet.target != way.target and is_loopback(packet.target)
+        if moved and (packet.version == 6 or not self._ways.route_localnet(way.link)):
+            return None
+        return packet if self._ways.kind_of(packet.target) == "local" else None
+
+    def _answers(
+        self, packet: Packet, way: Way, certain: bool, because: str
+    ) -> tuple[bool, str, bool]:
+        """Whether the SYN's answer gets out, as (accepted, why, sure)."""
+        reply = Packet(
+            version=packet.version,
+            protocol=6,
+            source=packet.target,
+            target=packet.source,
+            sport=packet.dport,
+            dport=packet.sport,
+            oif=way.link.name,
+            state="established",
+        )
+        ends = outcomes(self._view.ruleset, "output", reply, self._ways.kind_of)
+        passing = [end for end in ends if end.verdict == "accept"]
+        if not passing:
+            return False, ends[0].because, certain
+        return True, because or passing[0].because, certain and passing[0].sure
+
+    def _from_inside(self, listener: ListeningSocket, address: Address) -> Verdict:
+        """No way in from outside: what is left is this device itself."""
+        network = self._view.network
+        device = network.loopback
+        bound = _bound(listener)
+        link = network.link(listener.interface) if listener.interface else None
+        if device is None or not device.is_up:
+            return Verdict(
+                "unreachable", "loopback-down", (bound, "the loopback interface is down")
+            )
+        if link is not None and not link.is_loopback and not address.is_link_local:
+            why = f"bound to device {link.name}, where nobody can send to it"
+            return Verdict("unreachable", "device", (bound, why))
+        drops, doubts = self._inside_fate(listener, device)
+        if drops:
+            return Verdict("blocked", "filter-on-loopback", (bound, *drops))
+        if doubts:
+            return Verdict("unknown", "rule", (bound, *doubts))
+        return Verdict("loopback", "loopback", (bound, *self._no_way_in(address)))
+
+    def _inside_fate(
+        self, listener: ListeningSocket, device: Link
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """(reasons, doubts) why not even this device itself gets through, all families shut."""
+        reasons: list[str] = []
+        for version in _versions(listener):
+            one: Address = IPv4Address("127.0.0.1") if version == 4 else IPv6Address("::1")
+            address = unwrapped(listener.address)
+            target = one if is_unspecified(address) else address
+            packet = Packet(
+                version=version,
+                protocol=_NUMBERS.get(listener.protocol, listener.port),
+                source=target,
+                target=target,
+                sport=_CLIENT_PORT,
+                dport=listener.port,
+                iif=device.name,
+            )
+            ends = outcomes(self._view.ruleset, "input", packet, self._ways.kind_of)
+            if any(end.verdict == "accept" and end.sure for end in ends):
+                return (), ()
+            if any(not end.sure for end in ends):
+                return (), tuple(end.because for end in ends if not end.sure)[:2]
+            reasons += [f"on {device.name}: {end.because}" for end in ends]
+        return tuple(dict.fromkeys(reasons)), ()
+
+    def _no_way_in(self, address: Address) -> tuple[str, ...]:
+        if is_loopback(address):
+            return ("packets for loopback addresses are refused from every wire",)
+        if not self._ways.outside:
+            return ("no other interface is up",)
+        return ("no interface leads to it",)
+
+    def _unseen(self) -> tuple[str, ...]:
+        if self._view.is_firewall_seen:
+            return ()
+        return ("the packet filter was not read (it takes root): it may block this",)
+
+
+def _versions(listener: ListeningSocket) -> tuple[int, ...]:
+    return {"ipv4": (4,), "ipv6": (6,), "dual": (4, 6)}[listener.family]
+
+
+def _takes(listener: ListeningSocket, arrival: _Arrival, link: Link) -> bool:
+    """Whether a packet that ends up there is this listener's."""
+    if listener.interface not in (0, link.index):
+        return False
+    if listener.protocol in _NUMBERS and arrival.port != listener.port:
+        return False
+    address = unwrapped(listener.address)
+    return is_unspecified(address) or address == arrival.target
+
+
+def _bound(listener: ListeningSocket) -> str:
+    """The first line of evidence: what it is bound to, and what that means."""
+    where = text_of(listener.address)
+    device = f" on interface {listener.interface}" if listener.interface else ""
+    if not is_unspecified(listener.address):
+        return f"bound to {where}{device}"
+    served = {"ipv4": "every IPv4 address", "ipv6": "every IPv6 address", "dual": "every address"}
+    return f"bound to {where}{device}: {served[listener.family]} of this device"
+
+
+def _who(way: Way) -> str:
+    return f"from {way.source} on {way.link.name}:"
+
+
+def _cause(listener: ListeningSocket, way: Way, arrival: _Arrival) -> str:
+    """How it comes to be reachable, in one word."""
+    if arrival.translated:
+        return "nat"
+    if is_loopback(way.target):
+        return "route-localnet"
+    if is_unspecified(listener.address):
+        return "wildcard"
+    return "alias" if "weak host model" in way.why else "address"
+
+
+def _constants(
+    ruleset: Ruleset,
+) -> tuple[set[tuple[int, int]], dict[int, tuple[Address, ...]], bool]:
+    """Port ranges and sample sources the rules tell apart, and whether anything is translated."""
+    ports: set[tuple[int, int]] = set()
+    sources: dict[int, set[int]] = {4: set(), 6: set()}
+    translates = False
+    for chain in ruleset.chains:
+        for rule in chain.rules:
+            translates = translates or _is_translating(rule.action)
+            for name, value in _compared_values(rule):
+                if name in ("dport", "sport"):
+                    ports.add((value.low, value.high))
+                elif name == "saddr" and value.version in sources:
+                    edges = (value.low - 1, value.low, value.low + 1, value.high, value.high + 1)
+                    sources[value.version].update(edges)
+    samples: dict[int, tuple[Address, ...]] = {
+        4: tuple(IPv4Address(n) for n in sorted(sources[4]) if 0 < n < 1 << 32),
+        6: tuple(IPv6Address(n) for n in sorted(sources[6]) if 0 < n < 1 << 128),
+    }
+    usable = {
+        version: tuple(a for a in found if registered(a).kind not in ("multicast", "special"))
+        for version, found in samples.items()
+    }
+    return ports, usable, translates
+
+
+def _is_translating(action: Action) -> bool:
+    if action.kind in ("dnat", "redirect", "tproxy", "?"):
+        return True
+    return any(_is_translating(then) for _values, then in action.ways)
+
+
+def _compared_values(rule: Rule) -> Iterator[tuple[str, Range]]:
+    """(field, range) of everything a rule compares, in its matches and its verdict map."""
+    pairs = [(match.field, value) for match in rule.matches for value in match.values]
+    queue = [rule.action]
+    while queue:
+        action = queue.pop()
+        for values, then in action.ways:
+            pairs += [(action.field, value) for value in values]
+            queue.append(then)
+    for name, value in pairs:
+        if isinstance(value, Range):
+            yield name, value
