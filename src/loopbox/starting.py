@@ -86,6 +86,8 @@ def _become_keeper(writing: int) -> None:
         os.dup2(null, 1)
         # Whatever it says before it serves (an import that fails, say) is the reason to show.
         os.dup2(writing, 2)
+        # Descriptors the caller left open (a pipe, a lock) must not stay open as long as we live.
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
         os.chdir("/")
         environment = {k: v for k, v in os.environ.items() if k != "LOOPBOX_NAME"}
         # -P: the directory the user happens to stand in is not searched for modules.

@@ -177,18 +177,15 @@ def address(name: str | None) -> None:
     help="Seconds to wait.",
 )
 def wait(name: str, port: int, timeout: float) -> None:
-    """Wait until something really listens on PORT in a box.
+    """Wait until something really listens on PORT in a box, which may not even be up yet.
 
     \b
     loopbox wait shop 5432 --timeout 30 && make migrate
     """
     out = current_output()
-    try:
-        asking.ask("wait", name=asking.box_name(name), port=str(port), timeout=str(timeout))
-    except KeeperError as error:
-        if error.code == "no-keeper":
-            raise asking.not_up(name) from error
-        raise
+    asking.ask(
+        "wait", start=True, name=asking.box_name(name), port=str(port), timeout=str(timeout)
+    )
     out.emit({"name": name, "port": port, "listening": True}, lambda: "")
 
 

@@ -65,6 +65,8 @@ class Life:
         self._unmaking: dict[str, asyncio.Task[None]] = {}
         self._groups = 0
         self._gone: dict[str, None] = {}
+        self._drawn: set[IPv4Address] = set()
+        """Addresses of boxes that are up or being made."""
         self.boxes: dict[str, HeldBox] = {}
         self.census = Census(on_empty=self._box_is_empty)
         self.watch = Watch(boxes=lambda: list(self.boxes.values()), look=self.look)
@@ -114,9 +116,12 @@ class Life:
         return box, made_now
 
     async def _make(self, name: str, *, directory: str, kept: bool) -> HeldBox:
+        # Both are drawn before the first await: boxes made side by side never share them.
+        group = self._next_group()
         address = self._draw_address(name)
-        self._groups += 1
+        self._drawn.add(address)
         async with AsyncExitStack() as undo:
+            undo.callback(self._drawn.discard, address)
             try:
                 namespaces, (way_out, problem) = await self._roamer.make(
                     group=os.getegid(), then=self._equip
@@ -129,7 +134,7 @@ class Life:
             undo.callback(namespaces.close)
             box = HeldBox(
                 name=name,
-                group=self._groups,
+                group=group,
                 address=address,
                 directory=directory,
                 created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -156,15 +161,17 @@ class Life:
         except HostError as error:
             return None, f"no way out: {error.message}"
 
+    def _next_group(self) -> int:
+        self._groups += 1
+        return self._groups
+
     def _draw_address(self, name: str) -> IPv4Address:
         owned = self._records.owned()
         if name in owned:
             remembered = IPv4Address(owned[name]["address"])
-            if all(box.address != remembered for box in self.boxes.values()):
+            if remembered not in self._drawn:
                 return remembered
-        taken = {box.address for box in self.boxes.values()}
-        taken.update(IPv4Address(entry["address"]) for entry in owned.values())
-        return box_address(name, uid=os.getuid(), taken=taken)
+        return box_address(name, uid=os.getuid(), taken=self._drawn)
 
     # -- members ------------------------------------------------------------------------------
 
@@ -253,8 +260,12 @@ class Life:
 
     # -- unmaking -----------------------------------------------------------------------------
 
-    def unmake_soon(self, box: HeldBox) -> asyncio.Task[None]:
-        """Begin to unmake a box; the task ends when nothing of it is left."""
+    def unmake_soon(self, box: HeldBox) -> asyncio.Future[None]:
+        """Begin to unmake a box; what is given is done when nothing of it is left."""
+        if self.boxes.get(box.name) is not box:
+            gone: asyncio.Future[None] = self._loop.create_future()
+            gone.set_result(None)
+            return gone
         task = self._unmaking.get(box.name)
         if task is None:
             box.going = True
@@ -283,6 +294,7 @@ class Life:
             except Exception:
                 log.exception("one step of unmaking box %s failed", box.name)
         box.counters = ()
+        self._drawn.discard(box.address)
         if self.boxes.get(box.name) is box:
             del self.boxes[box.name]
         self._unmaking.pop(box.name, None)
@@ -326,12 +338,12 @@ class Life:
         else:
             self._records.forget(record.name)
             return
-        self._groups += 1
+        group = self._next_group()
         namespaces = Namespaces(net, mnt, os.fstat(net).st_ino)
         way_out, problem = await self._roamer.inside(net, self._equip)
         box = HeldBox(
             name=record.name,
-            group=self._groups,
+            group=group,
             address=record.address,
             directory=record.directory,
             created=record.created,
@@ -345,6 +357,7 @@ class Life:
         box.counters = await self._roamer.inside(net, open_counters)
         await self._roamer.rebind([(mnt, self._files.of(box.name) or self._files.shared)])
         self.boxes[box.name] = box
+        self._drawn.add(box.address)
         for pid in pids:
             if self.census.admit(box, pid):
                 break

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from loopbox import __version__
-from loopbox.errors import BoxError, DeadlineError, UsageError
+from loopbox.errors import DeadlineError, UsageError
 from loopbox.keeper.ending import end_processes
 from loopbox.keeper.holding import HeldBox
 from loopbox.keeper.lifecycle import Life
@@ -60,6 +60,7 @@ class Verbs:
             "wait": self._wait,
             "down": self._down,
             "prune": self._prune,
+            "make": self._make,
             "socket": self._socket,
             "status": self._keeper_status,
             "stop": self._keeper_stop,
@@ -173,26 +174,26 @@ class Verbs:
         return Reply(fields={"name": view.name}, document=view.as_json())
 
     async def _wait(self, _client: Client, fields: Fields) -> Reply:
-        box = self._box(fields)
+        """Until something listens; the box may not even be up yet (`run` in the background)."""
+        name = self._name(fields)
         [port] = _ports(fields["port"])
+        patience = float(fields.get("timeout") or 60)
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + float(fields.get("timeout") or 60)
+        deadline = loop.time() + patience
         while True:
-            if box.going:
-                raise BoxError(
-                    f"cannot wait for port {port} of box `{box.name}`: the box is gone",
-                    hint="see what its program said",
-                    code="gone",
-                )
-            found = await self._life.listeners_of(box)
-            if any(socket.protocol == "tcp" and socket.port == port for socket in found):
-                await self._life.look(box)
-                return Reply(fields={"name": box.name})
+            box = self._life.boxes.get(name)
+            if box is not None and not box.going:
+                found = await self._life.listeners_of(box)
+                if any(one.protocol == "tcp" and one.port == port for one in found):
+                    await self._life.look(box)
+                    return Reply(fields={"name": name})
             if loop.time() >= deadline:
+                if box is None:
+                    self._life.get(name)
                 raise DeadlineError(
-                    f"cannot wait longer for port {port} of box `{box.name}`: nothing listens "
-                    f"there after {float(fields.get('timeout') or 60):g} s",
-                    hint=f"see what does: loopbox show {box.name}",
+                    f"cannot wait longer for port {port} of box `{name}`: nothing listens there "
+                    f"after {patience:g} s",
+                    hint=f"see what does: loopbox show {name}",
                 )
             await asyncio.sleep(_LOOK_AGAIN)
 
@@ -227,6 +228,15 @@ class Verbs:
         box = self._box(fields)
         fd = await self._life.socket_in(box, family=int(fields["family"]), kind=int(fields["type"]))
         return Reply(descriptors={"socket": fd}, release=(fd,))
+
+    async def _make(self, _client: Client, fields: Fields) -> Reply:
+        """Many kept boxes at once, by name: labs and benchmarks."""
+        names = [parse_box_name(name) for name in fields.get("names", "").split(",") if name]
+        directory = fields.get("cwd") or "/"
+        await asyncio.gather(
+            *(self._life.get_or_make(name, directory=directory, kept=True) for name in names)
+        )
+        return Reply(document={"made": names})
 
     async def _keeper_status(self, _client: Client, _fields: Fields) -> Reply:
         document = {

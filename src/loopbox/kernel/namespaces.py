@@ -59,8 +59,10 @@ class Namespaces:
 
     def close(self) -> None:
         """Let go. The kernel ends the namespaces when no process is left in them."""
-        os.close(self.net)
-        os.close(self.mnt)
+        try:
+            os.close(self.net)
+        finally:
+            os.close(self.mnt)
 
 
 def open_namespace(kind: str, pid: int | str = "thread-self") -> int:
