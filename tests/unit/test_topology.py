@@ -377,7 +377,9 @@ def as_toml(value: object) -> str:
             + "".join(char if char.isalnum() and char.isascii() else "." for char in value)
             + '"'
         )
-    return {True: "true", False: "false", None: '""'}.get(value, repr(value))  # type: ignore[call-overload]
+    if isinstance(value, bool):
+        return str(value).lower()
+    return '""' if value is None else repr(value)
 
 
 @given(st.sampled_from(KEYS), VALUES)

@@ -45,6 +45,9 @@ EVERY_BOX_SYSCTLS: tuple[tuple[str, str], ...] = (
     # Nobody else is on the wire: duplicate address detection would cost a second a link.
     ("net.ipv6.conf.all.accept_dad", "0"),
     ("net.ipv6.conf.default.accept_dad", "0"),
+    # A cut link keeps its IPv6 addresses as it keeps its IPv4 ones.
+    ("net.ipv6.conf.all.keep_addr_on_down", "1"),
+    ("net.ipv6.conf.default.keep_addr_on_down", "1"),
 )
 QUIET_ARP_SYSCTLS: tuple[tuple[str, str], ...] = (
     # LVS direct routing: answer ARP only for addresses of the device asked, and never name the
