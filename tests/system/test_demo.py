@@ -1,0 +1,70 @@
+"""`make demo`: two checkouts of the shop at once, on the same ports, with real clients."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import Sandbox, traces, until
+
+pytestmark = pytest.mark.system
+
+DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.py"
+INVITATION = "Ctrl-C ends both."
+
+
+def has_everything() -> bool:
+    """Whether PostgreSQL, Redis and their clients are installed here."""
+    server = shutil.which("initdb") or glob.glob("/usr/lib/postgresql/*/bin/initdb")
+    return bool(server) and all(
+        shutil.which(name) for name in ("psql", "redis-server", "redis-cli", "curl")
+    )
+
+
+def test_both_copies_serve_their_own_data(sandbox: Sandbox) -> None:
+    """Each copy has its own pages, orders, PostgreSQL and Redis on the usual ports."""
+    done = subprocess.run(
+        [sys.executable, DEMO, "--check"],
+        env=sandbox.env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    seen = done.stdout.count("\n  ok ")
+
+    assert (done.returncode, done.stdout.count("FAIL"), done.stderr) == (0, 0, "")
+    if has_everything() or "CI" in os.environ:
+        assert seen == 14
+    else:
+        assert seen >= 8
+
+
+def test_ctrl_c_leaves_nothing(sandbox: Sandbox) -> None:
+    """After Ctrl-C no process, namespace, mount, listener or folder of the demo is left."""
+    before = traces(), set(glob.glob("/tmp/loopbox-demo-*"))
+    process = subprocess.Popen(
+        [sys.executable, DEMO], env=sandbox.env, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    with process.stdout as output:
+        said = ""
+        while INVITATION not in said:
+            line = output.readline()
+            assert line, f"the demo ended early:\n{said}"
+            said += line
+        process.send_signal(signal.SIGINT)
+        rest = output.read()
+
+    assert (process.wait(30), rest) == (0, "\nEnded; nothing is left.\n")
+    until(
+        lambda: (traces(), set(glob.glob("/tmp/loopbox-demo-*"))) == before,
+        what="the host as it was before",
+    )
