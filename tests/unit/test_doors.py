@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loopbox.rules import doors
-from loopbox.rules.doors import Refusal
+from loopbox.rules import doors, refusals
+from loopbox.rules.refusals import Refusal
 
 KNOWN = {"shop": "up", "fix-ui.shop": "up", "old": "stopped", "old.shop": "stopped"}
 
@@ -192,7 +192,7 @@ def test_urls(port: int, expected: str | None) -> None:
 
 def test_plain_answer() -> None:
     """A program gets a head that closes the connection, and plain lines."""
-    answer = doors.render(doors.nothing_listens("shop", 3000, ports=[8000, 5432]))
+    answer = refusals.render(doors.nothing_listens("shop", 3000, ports=[8000, 5432]))
 
     expected = (
         b"HTTP/1.1 503 Service Unavailable\r\n"
@@ -218,7 +218,7 @@ def test_browsers_get_a_page_with_links() -> None:
     refusal = doors.route("localhost", KNOWN, port=3000).refusal
     assert refusal is not None
 
-    page = doors.render(refusal, accept="text/html,*/*")
+    page = refusals.render(refusal, accept="text/html,*/*")
 
     assert b"text/html" in page.partition(b"\r\n\r\n")[0]
     assert b'<a href="http://shop.localhost:3000">' in page
@@ -226,11 +226,11 @@ def test_browsers_get_a_page_with_links() -> None:
 
 def test_head_requests_get_no_body() -> None:
     """HEAD is answered by the head alone, with the length a GET would have (RFC 9110, 9.3.2)."""
-    refusal = doors.no_answer("shop", 80)
+    refusal = refusals.no_answer("shop", 80)
 
-    head = doors.render(refusal, method="HEAD")
+    head = refusals.render(refusal, method="HEAD")
 
-    assert doors.render(refusal).partition(b"\r\n\r\n")[0] + b"\r\n\r\n" == head
+    assert refusals.render(refusal).partition(b"\r\n\r\n")[0] + b"\r\n\r\n" == head
 
 
 @given(st.text(), st.text(), st.sampled_from(["text/html", "text/plain"]))
@@ -239,7 +239,7 @@ def test_hostile_names_are_escaped(host: str, name: str, accept: str) -> None:
     refusal = doors.route(f"<b>{host}", {name: "up"}).refusal
     assert refusal is not None
 
-    head, _, body = doors.render(refusal, accept=accept).partition(b"\r\n\r\n")
+    head, _, body = refusals.render(refusal, accept=accept).partition(b"\r\n\r\n")
 
     assert head.count(b"\r\n") == 6
     assert f"Content-Length: {len(body)}".encode() in head
@@ -254,12 +254,12 @@ def test_hostile_names_are_escaped(host: str, name: str, accept: str) -> None:
         (doors.route("x.localhost", {}).refusal, 112),
         (doors.route("old.localhost", KNOWN).refusal, 80),
         (doors.nothing_listens("shop", 443), 80),
-        (doors.bad_head(400, "x"), 50),
+        (refusals.bad_head(400, "x"), 50),
     ],
 )
 def test_tls_refusals_are_fatal_alerts(refusal: Refusal, alert: int) -> None:
     """An unknown name is `unrecognized_name`, a known one that does not answer is not."""
-    assert bytes([21, 3, 3, 0, 2, 2, alert]) == doors.render_tls(refusal)
+    assert bytes([21, 3, 3, 0, 2, 2, alert]) == refusals.render_tls(refusal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,16 +287,20 @@ class Held:
             "127.0.0.1",
             443,
             [],
-            ("127.0.0.1:443 may not be opened by this user; allow it once with "
-            "`sudo sysctl net.ipv4.ip_unprivileged_port_start=80`"),
+            (
+                "127.0.0.1:443 may not be opened by this user; allow it once with "
+                "`sudo sysctl net.ipv4.ip_unprivileged_port_start=80`"
+            ),
         ),
         (
             errno.EACCES,
             "127.64.1.2",
             22,
             [],
-            ("127.64.1.2:22 may not be opened by this user; allow it once with "
-            "`sudo sysctl net.ipv4.ip_unprivileged_port_start=22`"),
+            (
+                "127.64.1.2:22 may not be opened by this user; allow it once with "
+                "`sudo sysctl net.ipv4.ip_unprivileged_port_start=22`"
+            ),
         ),
         (
             errno.EMFILE,
@@ -314,4 +318,4 @@ def test_ports_that_cannot_be_opened_are_explained(
     """Cause and remedy in one line; who holds the port where that is known."""
     error = OSError(number, "no room")
 
-    assert expected == doors.bind_problem(error, at=at, port=port, holders=holders)
+    assert expected == refusals.bind_problem(error, at=at, port=port, holders=holders)

@@ -28,14 +28,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Final
 
+from loopbox.keeper.hostports import explain_bind, listen_at
 from loopbox.keeper.relay import Relay
-from loopbox.keeper.shareddoor import (
-    HEAD_SECONDS,
-    SharedDoors,
-    SharedDoorStatistics,
-    explain_bind,
-    listen_at,
-)
+from loopbox.keeper.shareddoor import HEAD_SECONDS, SharedDoors, SharedDoorStatistics
 from loopbox.keeper.shown import DoorBox, Roam, ShownBox, Targets
 from loopbox.keeper.udpdoor import UdpDoors
 from loopbox.kernel.sockets import ListeningSocket

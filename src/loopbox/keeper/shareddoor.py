@@ -17,8 +17,7 @@ miss the program that holds 127.0.0.1. Each client's uid is asked of the kernel 
 a byte of it is read; a foreign one is reset, unless some box admits everyone: then its head is
 read, and it may reach such a box alone.
 
-Life of a client: accepted -> head read -> relay; or -> answered -> lingering (its input thrown
-away until it ends, since closing over unread input sends a reset that can overtake the answer).
+Life of a client: accepted -> head read -> relay; or -> answered, and left to `farewell`.
 """
 
 from __future__ import annotations
@@ -27,17 +26,18 @@ import asyncio
 import errno
 import logging
 import socket
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from loopbox.errors import HostError
+from loopbox.keeper.farewell import Farewells, close_with_reset
+from loopbox.keeper.hostports import explain_bind, listen_at
 from loopbox.keeper.relay import Relay
 from loopbox.keeper.shown import ShownBox, is_admitted
-from loopbox.kernel.sockets import ListeningSocket, listening, owner_of
-from loopbox.rules import doors
-from loopbox.rules.doors import Refusal
+from loopbox.kernel.sockets import owner_of
+from loopbox.rules import doors, refusals
+from loopbox.rules.refusals import Refusal
 from loopbox.wire.peek import BadHead, HeadReader, HttpHead, HttpPreface, NeedMore, TlsHello
 
 log = logging.getLogger(__name__)
@@ -45,20 +45,16 @@ log = logging.getLogger(__name__)
 HEAD_SECONDS: Final = 10.0
 """From accept to a complete head, however busily the client sends."""
 
-LINGER_SECONDS: Final = 2.0
 CLIENT_LIMIT: Final = 1024
-"""Clients with unread heads; the oldest gives way. The lingering ones have the same limit."""
+"""Clients with unread heads; the oldest gives way."""
 
 ADDRESSES: Final = ("127.0.0.1", "::1")
 
-_BACKLOG: Final = 4096
 _ACCEPT_BURST: Final = 64
 _READ: Final = 65536
-_LINGER_BYTES: Final = 1 << 20
-"""Thrown away of a client that was answered; more is a reset."""
 _PAUSE_SECONDS: Final = 0.1
 """Without free descriptors: before the listeners are looked at again."""
-_RESET: Final = struct.pack("ii", 1, 0)
+_NO_IPV6: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 Name = tuple[str, int]
 
@@ -82,7 +78,6 @@ class _Client:
     is_owner: bool
     """False for another user's client while some box admits everyone."""
     reader: HeadReader = field(default_factory=HeadReader)
-    thrown_away: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +108,7 @@ class SharedDoors:
         shown: Callable[[str], ShownBox | None],
         admits_everyone: Callable[[], bool] = lambda: False,
         head_seconds: float = HEAD_SECONDS,
+        client_limit: int = CLIENT_LIMIT,
     ) -> None:
         """`shown` gives a box by name, `admits_everyone` says whether any box has no owner."""
         self._relay = relay
@@ -122,11 +118,12 @@ class SharedDoors:
         self._shown = shown
         self._admits_everyone = admits_everyone
         self._head_seconds = head_seconds
+        self._client_limit = client_limit
         self._loop = asyncio.get_running_loop()
         self._listeners: dict[int, list[_Listener]] = {}
         self._reading: dict[_Client, None] = {}
         """In the order of their deadlines."""
-        self._lingering: dict[_Client, None] = {}
+        self._farewells = Farewells(self._loop)
         self._timer: asyncio.TimerHandle | None = None
         self._pause: asyncio.TimerHandle | None = None
         self._counts = dict.fromkeys(("accepted", "passed_on", "foreign", "answered"), 0)
@@ -181,8 +178,9 @@ class SharedDoors:
         """Close every door, and reset the clients that are not the relay's yet."""
         for port in list(self._listeners):
             self.close(port)
-        for client in [*self._reading, *self._lingering]:
+        for client in list(self._reading):
             self._reset(client)
+        self._farewells.close()
         for timer in (self._timer, self._pause):
             if timer is not None:
                 timer.cancel()
@@ -225,7 +223,7 @@ class SharedDoors:
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     log.warning("shared door %d: %s", listener.port, error.strerror)
-                    self._make_room(self._reading, limit=max(1, len(self._reading) // 2))
+                    self._make_room(limit=max(1, len(self._reading) // 2))
                     self._pause_accepting()
                     return
                 # The client has gone while it waited (ECONNABORTED and such).
@@ -245,10 +243,11 @@ class SharedDoors:
         if not is_owner and not self._admits_everyone():
             self._turn_away(client)
             return
-        self._make_room(self._reading, limit=CLIENT_LIMIT)
+        self._make_room(limit=self._client_limit)
         self._reading[client] = None
         self._loop.add_reader(connection.fileno(), self._read, client)
-        self._set_timer(client.deadline)
+        if self._timer is None:
+            self._timer = self._loop.call_at(client.deadline, self._check_deadlines)
         # Most clients have sent by now: it saves a round through the loop.
         self._read(client)
 
@@ -260,9 +259,9 @@ class SharedDoors:
             return False
         return found is not None and is_admitted(found.uid, found.inode, owner=self._owner)
 
-    def _make_room(self, clients: dict[_Client, None], *, limit: int) -> None:
-        while len(clients) >= limit and clients:
-            self._reset(next(iter(clients)))
+    def _make_room(self, *, limit: int) -> None:
+        while len(self._reading) >= limit:
+            self._reset(next(iter(self._reading)))
 
     # -- its head -----------------------------------------------------------------------------
 
@@ -286,23 +285,23 @@ class SharedDoors:
         elif isinstance(verdict, TlsHello):
             self._lead_tls(client, verdict)
         elif isinstance(verdict, HttpPreface):
-            self._answer(client, doors.render(doors.http2_preface()))
+            self._answer(client, refusals.render(refusals.http2_preface()))
         elif isinstance(verdict, BadHead):
-            refusal = doors.bad_head(verdict.status, verdict.reason)
-            render = doors.render_tls if verdict.is_tls else doors.render
+            refusal = refusals.bad_head(verdict.status, verdict.reason)
+            render = refusals.render_tls if verdict.is_tls else refusals.render
             self._answer(client, render(refusal))
 
     def _lead_http(self, client: _Client, head: HttpHead) -> None:
         route = self._route(head.host, client, hops=head.hops)
 
         def say(refusal: Refusal) -> bytes:
-            return doors.render(refusal, accept=head.accept, method=head.method)
+            return refusals.render(refusal, accept=head.accept, method=head.method)
 
         self._lead(client, route, say)
 
     def _lead_tls(self, client: _Client, hello: TlsHello) -> None:
         route = self._route(hello.server_name or "", client, hops=0)
-        self._lead(client, route, doors.render_tls)
+        self._lead(client, route, refusals.render_tls)
 
     def _route(self, host: str, client: _Client, *, hops: int) -> doors.Route:
         exact = host.removesuffix(doors.ENDING)
@@ -326,7 +325,7 @@ class SharedDoors:
             if port is None:
                 refusal = doors.nothing_listens(route.name, client.port, ports=ports)
         if refusal is not None or found is None or port is None or route.name is None:
-            self._answer(client, say(refusal or doors.bad_head(400, "this cannot be routed")))
+            self._answer(client, say(refusal or refusals.bad_head(400, "this cannot be routed")))
             return
         head = client.reader.buffered
         self._release(client)
@@ -337,39 +336,15 @@ class SharedDoors:
             netns_fd=found.box.netns_fd,
             targets=found.tcp[port],
             head=head,
-            refusal=say(doors.no_answer(route.name, port)),
+            refusal=say(refusals.no_answer(route.name, port)),
         )
 
     # -- its end ------------------------------------------------------------------------------
 
     def _answer(self, client: _Client, answer: bytes) -> None:
-        """Say it, end our side, and let the client read it before the socket closes."""
         self._release(client)
         self._counts["answered"] += 1
-        try:
-            client.socket.send(answer)
-            client.socket.shutdown(socket.SHUT_WR)
-        except OSError:
-            client.socket.close()
-            return
-        self._make_room(self._lingering, limit=CLIENT_LIMIT)
-        client.deadline = self._loop.time() + LINGER_SECONDS
-        self._lingering[client] = None
-        self._loop.add_reader(client.socket.fileno(), self._throw_away, client)
-        self._set_timer(client.deadline)
-
-    def _throw_away(self, client: _Client) -> None:
-        try:
-            data = client.socket.recv(_READ)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        client.thrown_away += len(data)
-        if not data:
-            self._forget(client)
-        elif client.thrown_away > _LINGER_BYTES:
-            self._reset(client)
+        self._farewells.say(client.socket, answer)
 
     def _turn_away(self, client: _Client) -> None:
         self._counts["foreign"] += 1
@@ -378,7 +353,6 @@ class SharedDoors:
     def _release(self, client: _Client) -> None:
         """The client is no longer ours to watch; its socket stays open."""
         self._reading.pop(client, None)
-        self._lingering.pop(client, None)
         self._loop.remove_reader(client.socket.fileno())
 
     def _forget(self, client: _Client) -> None:
@@ -387,36 +361,22 @@ class SharedDoors:
 
     def _reset(self, client: _Client) -> None:
         self._release(client)
-        try:
-            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        except OSError:
-            pass
-        client.socket.close()
+        close_with_reset(client.socket)
 
     # -- deadlines ----------------------------------------------------------------------------
 
-    def _set_timer(self, when: float) -> None:
-        if self._timer is None:
-            self._timer = self._loop.call_at(when, self._check_deadlines)
-        elif when < self._timer.when():
-            self._timer.cancel()
-            self._timer = self._loop.call_at(when, self._check_deadlines)
-
     def _check_deadlines(self) -> None:
-        """Answer 408 to who is late with a head, and end the lingering whose time is over."""
+        """Answer 408 to who is late with a head."""
         self._timer = None
         now = self._loop.time()
         for client in _overdue(self._reading, now):
             if client.reader.buffered[:1] == b"\x16":
                 self._forget(client)
             else:
-                self._answer(client, doors.render(doors.head_timeout(self._head_seconds)))
-        for client in _overdue(self._lingering, now):
-            self._forget(client)
-        for clients in (self._reading, self._lingering):
-            first = next(iter(clients), None)
-            if first is not None:
-                self._set_timer(first.deadline)
+                self._answer(client, refusals.render(refusals.head_timeout(self._head_seconds)))
+        first = next(iter(self._reading), None)
+        if first is not None:
+            self._timer = self._loop.call_at(first.deadline, self._check_deadlines)
 
 
 def _overdue(clients: Mapping[_Client, None], now: float) -> list[_Client]:
@@ -427,44 +387,3 @@ def _overdue(clients: Mapping[_Client, None], now: float) -> list[_Client]:
             break
         found.append(client)
     return found
-
-
-_NO_IPV6: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
-
-
-def listen_at(address: str, port: int) -> socket.socket:
-    """A non-blocking TCP listener; raises OSError as bind(2) does."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        # So that connections of an earlier keeper in TIME_WAIT do not hold the port.
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        made.bind((address, port))
-        made.listen(_BACKLOG)
-    except OSError:
-        made.close()
-        raise
-    return made
-
-
-def explain_bind(
-    error: OSError, *, diag: socket.socket, address: str, port: int, protocol: str = "tcp"
-) -> str:
-    """Why the port could not be opened, with the host's program that holds it if there is one."""
-    holders: list[ListeningSocket] = []
-    if error.errno == errno.EADDRINUSE:
-        try:
-            found = listening(diag, protocols=(protocol,))
-            holders = [one for one in found if one.port == port and _covers(one, address)]
-        except (HostError, OSError) as problem:
-            log.debug("cannot find who holds port %d: %s", port, problem)
-    return doors.bind_problem(error, at=address, port=port, holders=holders)
-
-
-def _covers(listener: ListeningSocket, address: str) -> bool:
-    """Whether a listener takes what is sent to this address."""
-    if not listener.address.is_unspecified:
-        return str(listener.address) == address
-    return listener.family in ("dual", "ipv6" if ":" in address else "ipv4")
