@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import _socket
 import os
+import sys
 
 from loopbox import __version__
 from loopbox.errors import (
@@ -95,7 +96,7 @@ class Keeper:
             for level, kind, payload in ancillary:
                 if level == _socket.SOL_SOCKET and kind == _SCM_RIGHTS:
                     for at in range(0, len(payload) - 3, 4):
-                        fd = int.from_bytes(payload[at : at + 4], _BYTE_ORDER)
+                        fd = int.from_bytes(payload[at : at + 4], sys.byteorder)
                         os.set_inheritable(fd, False)
                         fds.append(fd)
             if not data:
@@ -109,15 +110,6 @@ class Keeper:
                 os.close(fd)
             raise _error_of(fields)
         return fields, fds
-
-
-def _byte_order() -> str:
-    import sys  # noqa: PLC0415
-
-    return sys.byteorder
-
-
-_BYTE_ORDER = _byte_order()
 
 
 def _error_of(fields: dict[str, str]) -> LoopboxError:
@@ -176,7 +168,7 @@ def _dial(directory: int) -> Keeper | None:
             f"cannot reach the keeper at `{runtime_path()}/{SOCKET_NAME}`: {error.strerror}"
         ) from error
     credentials = sock.getsockopt(_socket.SOL_SOCKET, _SO_PEERCRED, 12)
-    uid = int.from_bytes(credentials[4:8], _BYTE_ORDER)
+    uid = int.from_bytes(credentials[4:8], sys.byteorder)
     if uid != os.geteuid():
         sock.close()
         raise KeeperError(

@@ -14,9 +14,10 @@ Example::
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]  # `signal` imports enum, 2 ms
 import os
 import sys
+
 from loopbox import client
 from loopbox.errors import ConfigError, LoopboxError, UsageError
 

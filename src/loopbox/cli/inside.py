@@ -62,7 +62,7 @@ def curl(words: tuple[str, ...]) -> None:
         raise HostError("cannot run curl: it is not installed", hint="sudo apt-get install curl")
     names = {found["name"] for found in asking.boxes()}
     first = asking.box_name(words[0])
-    if first in names:
+    if first is not None and first in names:
         name, rest = first, words[1:]
     else:
         name, rest = asking.box(None)["name"], words

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -119,11 +120,11 @@ class _Stage:
         """Until told to stop, all services have ended, or one has failed."""
         waits = {asyncio.create_task(running.process.wait()): running for running in self.running}
         stopping = asyncio.create_task(self.stopping.wait())
-        pending: set[asyncio.Task[object]] = {*waits, stopping}  # type: ignore[arg-type]
+        pending: set[asyncio.Task[Any]] = {*waits, stopping}
         while len(pending) > 1 and not self.stopping.is_set():
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                running = waits.get(task)  # type: ignore[call-overload]
+                running = waits.get(task)
                 if running is None:
                     continue
                 status = running.process.returncode

@@ -128,7 +128,7 @@ def _read(name: str) -> bytes:
 
 
 def _look() -> _Seen:
-    found = []
+    found: list[tuple[int, int, int, int] | None] = []
     for name in PRIVATE_FILES:
         try:
             status = os.stat(_ETC / name)
