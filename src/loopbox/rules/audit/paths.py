@@ -114,9 +114,19 @@ class Ways:
             self._network.knob(f"ipv4/conf/{name}/route_localnet") for name in ("all", link.name)
         }
 
-    def into(self, version: int, samples: Iterable[Address] = ()) -> Iterator[Way]:
-        """All ways in for one IP version; `samples` are further sources worth trying."""
-        targets = self.local_targets(version)
+    def into(
+        self,
+        version: int,
+        samples: Iterable[Address] = (),
+        targets: Iterable[Address] | None = None,
+    ) -> Iterator[Way]:
+        """All ways in for one IP version, to `targets` (None: every local address).
+
+        `samples` are further sources worth trying.
+        """
+        if targets is None:
+            targets = self.local_targets(version)
+        targets = tuple(targets)
         for link in self.outside:
             if version == 6 and self._network.knob(f"ipv6/conf/{link.name}/disable_ipv6") == "1":
                 continue

@@ -72,12 +72,22 @@ class Reachability:
         self._view = view
         self._ways = Ways(view.network, is_box=view.is_box)
         self._kept: dict[tuple[object, ...], tuple[_Arrival, ...]] = {}
-        ports, sources, self._translates = _constants(view.ruleset)
+        ports, sources, targets, self._translates = _constants(view.ruleset)
         self._borders = sorted({edge for low, high in ports for edge in (low, high + 1)})
         self._ports = tuple(sorted({low for low, _high in ports}))[:_MOST_PORTS]
-        self._all_ways = {
-            version: tuple(self._ways.into(version, sources[version])) for version in (4, 6)
+        self._sources = sources
+        self._targets = {
+            version: tuple(
+                dict.fromkeys(
+                    (
+                        *self._ways.local_targets(version),
+                        *(a for a in targets[version] if self._ways.kind_of(a) == "local"),
+                    )
+                )
+            )
+            for version in (4, 6)
         }
+        self._all_ways: dict[tuple[int, Address | None], tuple[Way, ...]] = {}
 
     def judge(self, listener: ListeningSocket) -> Verdict:
         """Who can connect to `listener`."""
@@ -137,7 +147,7 @@ class Reachability:
         doubts: list[str] = []
         shut: list[str] = []
         for version in _versions(listener):
-            for way in self._all_ways[version]:
+            for way in self._ways_to(version, unwrapped(listener.address)):
                 for arrival in self._deliveries(listener, way):
                     if not arrival.accepted:
                         shut.append(f"{_who(way)} {arrival.because or 'dropped'}")
@@ -146,6 +156,17 @@ class Reachability:
                     else:
                         doubts.append(arrival.because or "a rule that cannot be evaluated")
         return opens, doubts, shut
+
+    def _ways_to(self, version: int, address: Address) -> tuple[Way, ...]:
+        """Every way in, also to an address that only this listener makes interesting."""
+        known = self._targets[version]
+        extra = None if is_unspecified(address) or address in known else address
+        found = self._all_ways.get((version, extra))
+        if found is None:
+            targets = known if extra is None else (*known, extra)
+            found = tuple(self._ways.into(version, self._sources[version], targets))
+            self._all_ways[version, extra] = found
+        return found
 
     def _deliveries(self, listener: ListeningSocket, way: Way) -> Iterator[_Arrival]:
         """What becomes of packets on this way that are, or could become, meant for `listener`."""
@@ -344,10 +365,13 @@ def _cause(listener: ListeningSocket, way: Way, arrival: _Arrival) -> str:
 
 def _constants(
     ruleset: Ruleset,
-) -> tuple[set[tuple[int, int]], dict[int, tuple[Address, ...]], bool]:
-    """Port ranges and sample sources the rules tell apart, and whether anything is translated."""
+) -> tuple[
+    set[tuple[int, int]], dict[int, tuple[Address, ...]], dict[int, tuple[Address, ...]], bool
+]:
+    """What the rules tell apart: port ranges, sample sources, targets; and do they translate?"""
     ports: set[tuple[int, int]] = set()
     sources: dict[int, set[int]] = {4: set(), 6: set()}
+    targets: dict[int, set[int]] = {4: set(), 6: set()}
     translates = False
     for chain in ruleset.chains:
         for rule in chain.rules:
@@ -355,18 +379,22 @@ def _constants(
             for name, value in _compared_values(rule):
                 if name in ("dport", "sport"):
                     ports.add((value.low, value.high))
-                elif name == "saddr" and value.version in sources:
+                elif value.version in sources and name in ("saddr", "daddr"):
                     edges = (value.low - 1, value.low, value.low + 1, value.high, value.high + 1)
-                    sources[value.version].update(edges)
-    samples: dict[int, tuple[Address, ...]] = {
-        4: tuple(IPv4Address(n) for n in sorted(sources[4]) if 0 < n < 1 << 32),
-        6: tuple(IPv6Address(n) for n in sorted(sources[6]) if 0 < n < 1 << 128),
+                    (sources if name == "saddr" else targets)[value.version].update(edges)
+    return ports, _usable(sources), _usable(targets), translates
+
+
+def _usable(numbers: dict[int, set[int]]) -> dict[int, tuple[Address, ...]]:
+    """The numbers that can be somebody's address, as addresses."""
+    found: dict[int, tuple[Address, ...]] = {
+        4: tuple(IPv4Address(n) for n in sorted(numbers[4]) if 0 < n < 1 << 32),
+        6: tuple(IPv6Address(n) for n in sorted(numbers[6]) if 0 < n < 1 << 128),
     }
-    usable = {
-        version: tuple(a for a in found if registered(a).kind not in ("multicast", "special"))
-        for version, found in samples.items()
+    return {
+        version: tuple(a for a in some if registered(a).kind not in ("multicast", "special"))
+        for version, some in found.items()
     }
-    return ports, usable, translates
 
 
 def _is_translating(action: Action) -> bool:

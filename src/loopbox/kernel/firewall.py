@@ -1,0 +1,154 @@
+"""Reading the packet filter of the calling thread's network namespace.
+
+Owns: asking nft and iptables-save for what stands, and saying what could not be read. Where
+nftables holds iptables rules whose details its JSON leaves out, iptables-save tells them.
+
+Must never: change a rule; call a filter empty that it could not read.
+
+Example::
+
+    seen = read_firewall()
+    seen.ruleset.chains, seen.is_complete
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import struct
+import subprocess
+from dataclasses import dataclass, replace
+
+from loopbox.kernel import nft
+from loopbox.kernel.netlink import KernelError, open_netlink
+from loopbox.rules.firewall.iptables import parse_saved
+from loopbox.rules.firewall.model import Ruleset
+from loopbox.rules.firewall.nftables import has_extensions, parse_ruleset
+from loopbox.wire.netlink import build_message, parse_attributes, parse_messages
+
+_NETLINK_NETFILTER = 12
+_GET_TABLES = 10 << 8 | 1
+_REQUEST_DUMP = 0x301
+_NLMSG_DONE = 3
+_SECONDS = 5.0
+_SYSTEM_PATH = "/usr/sbin:/sbin:/usr/local/sbin:/usr/bin:/bin"
+
+
+@dataclass(frozen=True, slots=True)
+class SeenFirewall:
+    """What was read."""
+
+    ruleset: Ruleset
+    is_complete: bool = True
+    """False when there may be rules we were not allowed to see."""
+    problem: str | None = None
+    """Why not, for evidence."""
+
+
+def read_firewall(*, ours_counts: bool = True) -> SeenFirewall:
+    """Everything nftables and iptables hold here.
+
+    With `ours_counts` false a namespace that has nothing but loopbox's own table is taken as
+    without rules, and no program is started: that table only refuses what the kernel refuses too.
+    """
+    try:
+        tables = _tables()
+    except PermissionError:
+        return SeenFirewall(Ruleset(), is_complete=False, problem="reading it takes root")
+    except (OSError, KernelError):
+        tables = []  # a kernel without nftables; iptables-legacy is asked all the same
+    ours = {(1, nft.TABLE)}
+    legacy = _legacy()
+    if not set(tables) - (set() if ours_counts else ours):
+        return SeenFirewall(legacy)
+    text = _output(["nft", "-j", "list", "ruleset"])
+    if text is None:
+        gap = "nftables rules stand, but the program nft is missing or failed"
+        return SeenFirewall(replace(legacy, gaps=(gap,)), problem=gap)
+    try:
+        ruleset = parse_ruleset(text)
+    except ValueError as error:
+        gap = f"what nft printed cannot be read ({error})"
+        return SeenFirewall(replace(legacy, gaps=(gap,)), problem=gap)
+    if has_extensions(text):
+        ruleset = _with_iptables(ruleset)
+    return SeenFirewall(ruleset.joined(legacy))
+
+
+def _with_iptables(ruleset: Ruleset) -> Ruleset:
+    """The ruleset with iptables' own tables as iptables-save tells them."""
+    for version, family, program in (
+        (4, "ip", "iptables-nft-save"),
+        (6, "ip6", "ip6tables-nft-save"),
+    ):
+        text = _output([program])
+        if text is None:
+            continue  # the extensions stay impossible to evaluate
+        told = parse_saved(text, version=version)
+        tables = {chain.table for chain in told.chains}
+        kept = tuple(
+            chain
+            for chain in ruleset.chains
+            if not (chain.family == family and chain.table in tables)
+        )
+        ruleset = replace(ruleset, chains=kept + told.chains)
+    return ruleset
+
+
+def _legacy() -> Ruleset:
+    """The rules of iptables-legacy, which nftables knows nothing of."""
+    ruleset = Ruleset()
+    for version, listing, program in (
+        (4, "/proc/thread-self/net/ip_tables_names", "iptables-legacy-save"),
+        (6, "/proc/thread-self/net/ip6_tables_names", "ip6tables-legacy-save"),
+    ):
+        try:
+            with open(listing) as file:
+                if not file.read().strip():
+                    continue
+        except OSError:
+            continue
+        text = _output([program])
+        if text is None:
+            gap = f"iptables-legacy rules stand, but {program} is missing or failed"
+            ruleset = ruleset.joined(Ruleset(gaps=(gap,)))
+        else:
+            ruleset = ruleset.joined(parse_saved(text, version=version))
+    return ruleset
+
+
+def _tables() -> list[tuple[int, str]]:
+    """(family number, name) of every nftables table; PermissionError without CAP_NET_ADMIN."""
+    found: list[tuple[int, str]] = []
+    with open_netlink(_NETLINK_NETFILTER) as netlink:
+        payload = struct.pack(">BBH", socket.AF_UNSPEC, 0, 0)
+        netlink.send(build_message(_GET_TABLES, _REQUEST_DUMP, 1, payload))
+        while True:
+            for message in parse_messages(netlink.recv(1 << 18)):
+                if message.error is not None:
+                    number = message.error[0]
+                    raise OSError(number, os.strerror(number))
+                if message.kind == _NLMSG_DONE:
+                    return found
+                name = parse_attributes(message.payload[4:]).get(1, b"").rstrip(b"\0")
+                found.append((message.payload[0], name.decode("utf-8", "replace")))
+
+
+def _output(argv: list[str]) -> str | None:
+    """What a system program prints; None when it is missing, fails, or takes too long."""
+    program = shutil.which(argv[0], path=_SYSTEM_PATH)
+    if program is None:
+        return None
+    try:
+        done = subprocess.run(
+            [program, *argv[1:]],
+            check=False,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=_SECONDS,
+            env={"PATH": _SYSTEM_PATH, "LC_ALL": "C"},
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else None
