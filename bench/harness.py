@@ -18,10 +18,17 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+
+QUIET_WINDOW_S = 0.2
+QUIET_LIMIT_S = 15.0
+QUIET_SHARE = 0.1
+"""Share of all processor time that others may use when a sample begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,8 @@ class Row:
     """Contender to one number a round; None where that round failed."""
     failures: dict[str, str] = field(default_factory=dict)
     """Contender to the last reason why a round failed."""
+    disturbed: int = 0
+    """Samples that were begun although the machine never came to rest."""
 
     def median(self, contender: str) -> float | None:
         """Median over the rounds that succeeded; None when there was none."""
@@ -98,6 +107,7 @@ def take_rounds(row: Row, contenders: Mapping[str, Callable[[], float]], *, roun
         shift = number % len(names)
         taken: dict[str, float | None] = {}
         for name in names[shift:] + names[:shift]:
+            row.disturbed += not wait_for_quiet()
             try:
                 taken[name] = contenders[name]()
             except (MeasurementError, OSError) as err:
@@ -120,6 +130,7 @@ def take_together(
         shift = number % len(names)
         taken: dict[str, Mapping[str, float]] = {}
         for name in names[shift:] + names[:shift]:
+            row.disturbed += not wait_for_quiet()
             try:
                 taken[name] = contenders[name]()
             except (MeasurementError, OSError) as err:
@@ -131,6 +142,29 @@ def take_together(
                 row.samples.setdefault(name, []).append(taken[name].get(key))
     for row in rows.values():
         _tell(row, names)
+
+
+def wait_for_quiet() -> bool:
+    """Wait until other programs leave the processors alone; False when they never did.
+
+    What is measured is idle at this moment, so all that is busy is foreign.
+    """
+    deadline = time.monotonic() + QUIET_LIMIT_S
+    while True:
+        busy, total = _processor_ticks()
+        time.sleep(QUIET_WINDOW_S)
+        busy_after, total_after = _processor_ticks()
+        if busy_after - busy <= QUIET_SHARE * (total_after - total):
+            return True
+        if time.monotonic() >= deadline:
+            return False
+
+
+def _processor_ticks() -> tuple[int, int]:
+    """Ticks spent on anything, and all ticks, of all processors (proc(5), /proc/stat)."""
+    with Path("/proc/stat").open(encoding="ascii") as file:
+        ticks = [int(word) for word in file.readline().split()[1:9]]
+    return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
 
 
 def store(group: Group, folder: Path) -> None:

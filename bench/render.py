@@ -35,6 +35,10 @@ def _section(group: Group) -> str:
         parts += [f"- {name}: {reason}" for name, reason in group.absent.items()] + [""]
     parts += _goals(group)
     parts += [f"- {note}" for note in group.notes] + ([""] if group.notes else [])
+    disturbed = sum(row.disturbed for row in group.rows)
+    if disturbed:
+        taken = sum(len(samples) for row in group.rows for samples in row.samples.values())
+        parts += [f"{disturbed} of {taken} samples were begun while other programs were busy.", ""]
     facts = "; ".join(f"{name} {value}" for name, value in group.machine.items())
     parts += [f"Machine: {facts}.", ""]
     return "\n".join(parts)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.harness import Goal, Group, MeasurementError, Row, say
+from bench.harness import Goal, Group, MeasurementError, Row, say, wait_for_quiet
 from bench.world import Loopbox, World, cpu_seconds, memory_kib
 from loopbox.client import Keeper, connect
 
@@ -51,6 +51,7 @@ def _measure_count(group: Group, count: int, *, rounds: int, seconds: float) -> 
     rows = (made, gone, kernel, keeper, cpu, listener)
     group.rows += rows
     for _ in range(rounds):
+        made.disturbed += not wait_for_quiet()
         _sample(made, "bare", _bare(count))
         with World() as world:
             try:

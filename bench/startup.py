@@ -10,6 +10,7 @@ import itertools
 import os
 import shutil
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -126,7 +127,14 @@ def _timer(words: Callable[[], tuple[str, ...]], *, env: Mapping[str, str]) -> C
             status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             taken.append((time.perf_counter() - start) * 1000)
             if status != 0:
-                raise MeasurementError(f"`{' '.join(command)}` ended with status {status}")
+                raise MeasurementError(_complaint(command, env))
         return statistics.median(taken)
 
     return run
+
+
+def _complaint(command: tuple[str, ...], env: Mapping[str, str]) -> str:
+    """What a failing command says, for the page."""
+    done = subprocess.run(command, capture_output=True, text=True, env=dict(env), check=False)
+    said = done.stderr.strip().splitlines()
+    return said[-1] if said else f"ended with status {done.returncode}"

@@ -15,6 +15,13 @@ from bench.harness import Goal, Group, MeasurementError, Row, load, store, take_
 from bench.render import render_page
 
 
+@pytest.fixture(autouse=True)
+def never_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arithmetic needs no quiet machine."""
+    monkeypatch.setattr("bench.harness.QUIET_SHARE", 1.0)
+    monkeypatch.setattr("bench.harness.QUIET_WINDOW_S", 0.0)
+
+
 def row_with(*, more_is_better: bool = True, **samples: list[float | None]) -> Row:
     """A row whose baseline is `direct`."""
     row = Row("bulk", "MB/s", more_is_better, "direct")
