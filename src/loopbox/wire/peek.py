@@ -1,7 +1,7 @@
 """The first bytes of a connection to a value: for which host are they meant?
 
 Owns: telling HTTP/1 from TLS by their first bytes, the head of an HTTP/1 request (RFC 9112), and
-the ClientHello of TLS (RFC 8446, 4.1.2), as far as a door needs them to choose a box.
+putting a ClientHello together from TLS records (what is in it: `wire.clienthello`).
 
 Must never: do I/O, change or drop a byte (what was fed is passed on as it came), read past the
 head, raise for anything a peer sends.
@@ -25,6 +25,8 @@ import re
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Final
+
+from loopbox.wire.clienthello import TlsHello, parse_hello, parse_registered_name
 
 HEAD_LIMIT: Final = 65536
 """Bytes in which a head must end."""
@@ -57,15 +59,6 @@ class HttpHead:
 @dataclass(frozen=True, slots=True)
 class HttpPreface:
     """A client that begins HTTP/2 without TLS (RFC 9113, 3.4): its host cannot be read here."""
-
-
-@dataclass(frozen=True, slots=True)
-class TlsHello:
-    """A ClientHello."""
-
-    server_name: str | None
-    """Lower-case, without trailing dot; None when the client sent none."""
-    alpn: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +96,12 @@ _REQUEST_LINE: Final = re.compile(rb"(" + _TOKEN + rb"+) ([!-~\x80-\xff]+) HTTP/
 _FIELD: Final = re.compile(rb"(" + _TOKEN + rb"+):[ \t]*(.*?)[ \t]*\Z", re.DOTALL)
 # A bare CR is refused, one at the very end may still be followed by its LF (RFC 9112, 2.2).
 _FORBIDDEN: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?=[^\n])")
-_REGISTERED_NAME: Final = re.compile(r"[A-Za-z0-9._-]+\Z")
 _ABSOLUTE_FORM: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
 
 _HANDSHAKE: Final = 0x16
 _CLIENT_HELLO: Final = 1
 _RECORD_HEADER: Final = 5
 _RECORD_LIMIT: Final = 16384
-_SERVER_NAME: Final = 0
-_ALPN: Final = 16
 
 
 class HeadReader:
@@ -250,7 +240,7 @@ class HeadReader:
             return _LONG_HELLO
         if len(self._hello) + len(content) < size:
             return None
-        return _read_hello(bytes(self._hello + content)[4:size])
+        return parse_hello(bytes(self._hello + content)[4:size]) or _BAD_HELLO
 
     def _wait_for_tls(self, content: bytes, record_end: int) -> NeedMore:
         """Notes before how many bytes it is useless to look at this record again."""
@@ -315,7 +305,7 @@ def parse_authority(text: str) -> tuple[str, int | None] | None:
     """`HOST[:PORT]` as lower-case host and port, None when it is malformed (RFC 9110, 7.2)."""
     is_literal = text.startswith("[")
     inside, _, rest = text[1:].partition("]") if is_literal else text.partition(":")
-    host = _parse_literal(inside) if is_literal else _parse_registered_name(inside)
+    host = _parse_literal(inside) if is_literal else parse_registered_name(inside)
     if is_literal and rest and not rest.startswith(":"):
         return None
     port_text = rest.removeprefix(":") if is_literal else rest
@@ -332,91 +322,3 @@ def _parse_literal(text: str) -> str | None:
         return None if "%" in text else str(IPv6Address(text))
     except ValueError:
         return None
-
-
-def _parse_registered_name(text: str) -> str | None:
-    if not _REGISTERED_NAME.match(text):
-        return None
-    return text.lower().removesuffix(".") or None
-
-
-class _Short(Exception):  # noqa: N818  (a signal within this module, not an error)
-    """A field says it is longer than what holds it."""
-
-
-class _Cursor:
-    """Takes fields off bytes; raises _Short when there are too few."""
-
-    __slots__ = ("data", "position")
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.position = 0
-
-    def take(self, count: int) -> bytes:
-        end = self.position + count
-        if end > len(self.data):
-            raise _Short
-        piece = self.data[self.position : end]
-        self.position = end
-        return piece
-
-    def number(self, size: int) -> int:
-        return int.from_bytes(self.take(size))
-
-    def vector(self, size: int) -> _Cursor:
-        """The content of a field with its length in `size` bytes before it (RFC 8446, 3.4)."""
-        return _Cursor(self.take(self.number(size)))
-
-    @property
-    def is_empty(self) -> bool:
-        return self.position >= len(self.data)
-
-
-def _read_hello(body: bytes) -> TlsHello | BadHead:
-    """A whole ClientHello without its handshake header."""
-    hello = _Cursor(body)
-    name: str | None = None
-    alpn: tuple[str, ...] = ()
-    seen: set[int] = set()
-    try:
-        hello.take(2 + 32)
-        hello.vector(1)
-        hello.vector(2)
-        hello.vector(1)
-        extensions = _Cursor(b"") if hello.is_empty else hello.vector(2)
-        while not extensions.is_empty:
-            kind = extensions.number(2)
-            content = extensions.vector(2)
-            if kind in seen:
-                return _BAD_HELLO
-            seen.add(kind)
-            if kind == _SERVER_NAME:
-                name = _read_server_name(content)
-                if name is None:
-                    return _BAD_HELLO
-            elif kind == _ALPN:
-                alpn = _read_alpn(content)
-    except _Short:
-        return _BAD_HELLO
-    return TlsHello(name, alpn)
-
-
-def _read_server_name(content: _Cursor) -> str | None:
-    """The host name of a server_name extension (RFC 6066, 3), None when it is malformed."""
-    names = content.vector(2)
-    while not names.is_empty:
-        kind = names.number(1)
-        name = names.vector(2).data
-        if kind == 0:
-            return _parse_registered_name(name.decode("ascii", "replace"))
-    return None
-
-
-def _read_alpn(content: _Cursor) -> tuple[str, ...]:
-    """The protocols the client offers (RFC 7301, 3.1)."""
-    protocols = content.vector(2)
-    found = []
-    while not protocols.is_empty:
-        found.append(protocols.vector(1).data.decode("latin-1"))
-    return tuple(found)
