@@ -24,7 +24,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-
 QUIET_WINDOW_S = 0.2
 QUIET_LIMIT_S = 15.0
 QUIET_SHARE = 0.1
@@ -130,7 +129,9 @@ def take_together(
         shift = number % len(names)
         taken: dict[str, Mapping[str, float]] = {}
         for name in names[shift:] + names[:shift]:
-            row.disturbed += not wait_for_quiet()
+            is_disturbed = not wait_for_quiet()
+            for row in rows.values():
+                row.disturbed += is_disturbed
             try:
                 taken[name] = contenders[name]()
             except (MeasurementError, OSError) as err:
