@@ -11,7 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from loopbox.wire import peek
-from loopbox.wire.peek import BadHead, HeadReader, HttpHead, HttpPreface, NeedMore, TlsHello
+from loopbox.wire.clienthello import TlsHello
+from loopbox.wire.peek import BadHead, HeadReader, HttpHead, HttpPreface, NeedMore
 
 GET = b"GET / HTTP/1.1\r\nHost: shop.localhost:3000\r\nAccept: text/html\r\n\r\n"
 

@@ -38,7 +38,8 @@ from loopbox.keeper.shown import ShownBox, is_admitted
 from loopbox.kernel.sockets import owner_of
 from loopbox.rules import doors, refusals
 from loopbox.rules.refusals import Refusal
-from loopbox.wire.peek import BadHead, HeadReader, HttpHead, HttpPreface, NeedMore, TlsHello
+from loopbox.wire.clienthello import TlsHello
+from loopbox.wire.peek import BadHead, HeadReader, HttpHead, HttpPreface, NeedMore
 
 log = logging.getLogger(__name__)
 
