@@ -144,6 +144,10 @@ def _rule(body: dict[str, Any], sets: dict[tuple[str, str, str], Any]) -> list[R
             matches.append(Match(UNKNOWN, text=f"-m {detail.get('name')}"))
         else:
             action = reader.action(kind, detail)
+            version = _VERSIONS.get(str(detail.get("family"))) if isinstance(detail, dict) else None
+            if version is not None:
+                # `dnat ip to` in an inet table implies `meta nfproto ipv4`, which nft leaves out.
+                matches.append(Match("version", (Range(version, version),), text=kind))
             if action is not None:
                 rules.append(Rule(tuple(matches), action, text))
     return rules
