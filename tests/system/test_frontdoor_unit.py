@@ -276,9 +276,17 @@ except ConnectionResetError:
     print("reset")
 """
 
+SEND_TCP = """
+import socket, sys
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), 5) as s:
+    s.sendall(sys.argv[3].encode().decode("unicode_escape").encode())
+print("sent")
+"""
+
 ASK_UDP = """
 import socket, sys
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+    s.bind(("127.0.0.1", int((sys.argv + ["0"])[3])))
     s.settimeout(0.4)
     s.sendto(b"x", (sys.argv[1], int(sys.argv[2])))
     try:
@@ -548,6 +556,68 @@ def test_other_users_are_reset() -> None:
                 assert said == "reset"
             assert await asyncio.to_thread(as_nobody, ASK_UDP, "127.64.0.1", "5353") == "silence"
             assert host.front_door.statistics().shared.foreign == 2
+
+    run(scenario)
+
+
+def test_a_foreign_client_that_is_gone_before_it_is_accepted_stays_foreign() -> None:
+    """Who sends and closes while nobody looks leaves an orphan, which is not taken for root's."""
+
+    async def scenario() -> None:
+        async with world() as host:
+            box = host.add("shop")
+            await host.serve(box, "127.0.0.1", 3000)
+            await host.show(box)
+            request = get("shop.localhost").decode().encode("unicode_escape").decode()
+
+            # Called in the event loop's own thread: the door cannot accept meanwhile.
+            assert as_nobody(SEND_TCP, "127.0.0.1", "3000", request) == "sent"
+
+            await until(lambda: host.front_door.statistics().shared.accepted == 1, "the client")
+            found = host.front_door.statistics().shared
+            assert (found.foreign, found.passed_on) == (1, 0)
+
+    run(scenario)
+
+
+def test_a_client_that_shuts_its_side_is_answered() -> None:
+    """The end of what a client sends is carried across with its head."""
+
+    async def scenario() -> None:
+        async with world() as host:
+            box = host.add("shop")
+            await host.serve(box, "127.0.0.1", 3000)
+            await host.show(box)
+            request = get("shop.localhost")
+            for address in ("127.64.0.1", "127.0.0.1"):
+                reader, writer = await asyncio.open_connection(address, 3000)
+                writer.write(request)
+                writer.write_eof()
+                async with asyncio.timeout(DEADLINE):
+                    assert await reader.read() == b"shop 3000\n" + request
+                writer.close()
+
+    run(scenario)
+
+
+def test_a_port_that_passes_to_another_user_takes_no_flow_with_it() -> None:
+    """Whoever has the client's port next is looked up anew."""
+
+    async def scenario() -> None:
+        async with world() as host:
+            box = host.add("shop")
+            host.serve_udp(box, "127.0.0.1", 5353)
+            doors = UdpDoors(roam=host.roam, diag=host.diag, trust_seconds=0.02)
+            doors.open(box, 5353, target=("127.0.0.1", 5353))
+            with UdpClient() as client:
+                port = str(client.socket.getsockname()[1])
+                await client.ask(b"x", ("127.64.0.1", 5353))
+
+            said = await asyncio.to_thread(as_nobody, ASK_UDP, "127.64.0.1", "5353", port)
+
+            assert said == "silence"
+            assert doors.flow_count == 1
+            await doors.aclose()
 
     run(scenario)
 

@@ -32,6 +32,28 @@ def bound(text: str, *, family: str = "", interface: int = 0) -> Bound:
 
 
 @pytest.mark.parametrize(
+    ("uid", "inode", "owner", "expected"),
+    [
+        (1000, 7, 1000, True),
+        (1000, 0, 1000, True),
+        (1001, 7, 1000, False),
+        (0, 7, 1000, False),
+        (0, 0, 1000, False),
+        (0, 7, 0, True),
+        (0, 0, 0, False),
+        (65534, 7, 0, False),
+        (1001, 7, None, True),
+        (0, 0, None, True),
+    ],
+)
+def test_only_the_owner_is_admitted(
+    uid: int, inode: int, owner: int | None, expected: bool
+) -> None:
+    """Others are refused, and an orphan that reads as root proves nothing to root either."""
+    assert expected == doors.is_admitted(uid, inode, owner=owner)
+
+
+@pytest.mark.parametrize(
     ("host", "name"),
     [
         ("shop.localhost", "shop"),

@@ -34,7 +34,7 @@ from loopbox.errors import HostError
 from loopbox.keeper.farewell import Farewells, close_with_reset
 from loopbox.keeper.hostports import explain_bind, listen_at
 from loopbox.keeper.relay import Relay
-from loopbox.keeper.shown import ShownBox, is_admitted
+from loopbox.keeper.shown import ShownBox
 from loopbox.kernel.sockets import owner_of
 from loopbox.rules import doors, refusals
 from loopbox.rules.refusals import Refusal
@@ -258,7 +258,7 @@ class SharedDoors:
         except (HostError, OSError) as error:
             log.warning("cannot find whose connection came to port %d: %s", here[1], error)
             return False
-        return found is not None and is_admitted(found.uid, found.inode, owner=self._owner)
+        return found is not None and doors.is_admitted(found.uid, found.inode, owner=self._owner)
 
     def _make_room(self, *, limit: int) -> None:
         while len(self._reading) >= limit:

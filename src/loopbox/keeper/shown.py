@@ -50,12 +50,3 @@ class Roam(Protocol):
 
     async def inside(self, netns_fd: int, function: Callable[[], Result], /) -> Result:
         """Run the function in that network namespace and give its result."""
-
-
-def is_admitted(uid: int, inode: int, *, owner: int | None) -> bool:
-    """Whether a client whose socket belongs to this uid may come in.
-
-    An orphan or time-wait socket reads as uid 0 with inode 0 whoever owned it, so that pair proves
-    nothing (research: boxspike.md, section 5).
-    """
-    return owner is None or (uid == owner and not (uid == 0 and inode == 0))

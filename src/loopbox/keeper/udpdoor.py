@@ -32,8 +32,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from loopbox.errors import HostError
-from loopbox.keeper.shown import DoorBox, Roam, is_admitted
+from loopbox.keeper.shown import DoorBox, Roam
 from loopbox.kernel.sockets import owner_of
+from loopbox.rules.doors import is_admitted
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ IDLE_SECONDS: Final = 60.0
 FLOW_LIMIT: Final = 1024
 """Flows of all doors together; each holds a descriptor. The one unused longest gives way."""
 
-_TRUST_SECONDS: Final = 1.0
+TRUST_SECONDS: Final = 1.0
 """A pause after which a client's uid is looked up again."""
 
 _WAITING_LIMIT: Final = 64
@@ -79,7 +80,7 @@ class _Flow:
     """Loop time of the last datagram in either direction."""
     trusted: float
     """Loop time at which the client's uid was last known to be right: looked up, or heard from
-    within `_TRUST_SECONDS` of that or of the datagram before."""
+    within `TRUST_SECONDS` of that or of the datagram before."""
     inside: socket.socket | None = None
     """In the box, connected to the listener; None while it is being made."""
     waiting: list[bytes] = field(default_factory=list)
@@ -96,12 +97,14 @@ class UdpDoors:
         diag: socket.socket,
         idle_seconds: float = IDLE_SECONDS,
         flow_limit: int = FLOW_LIMIT,
+        trust_seconds: float = TRUST_SECONDS,
     ) -> None:
         """`diag` is a sock_diag socket of the host's namespace; borrowed."""
         self._roam = roam
         self._diag = diag
         self._idle_seconds = idle_seconds
         self._flow_limit = flow_limit
+        self._trust_seconds = trust_seconds
         self._loop = asyncio.get_running_loop()
         self._doors: dict[tuple[str, int], _Door] = {}
         self._flows: OrderedDict[_Flow, None] = OrderedDict()
@@ -171,7 +174,7 @@ class UdpDoors:
                 log.debug("udp door %s:%d: %s", door.box.name, door.port, error)
                 continue
             flow = door.flows.get(client)
-            is_stale = flow is None or now - flow.trusted > _TRUST_SECONDS
+            is_stale = flow is None or now - flow.trusted > self._trust_seconds
             if is_stale and not self._is_admitted(door, client):
                 continue
             if flow is None:
@@ -234,7 +237,7 @@ class UdpDoors:
     def _answer(self, flow: _Flow) -> None:
         assert flow.inside is not None
         now = self._loop.time()
-        if now - flow.trusted > _TRUST_SECONDS:
+        if now - flow.trusted > self._trust_seconds:
             # A server that streams must not go on to whoever has the client's port next.
             if not self._is_admitted(flow.door, flow.client):
                 self._end(flow)

@@ -1,7 +1,8 @@
 """Which box a client at the host's front door means, which port of it, and what to say if none.
 
-Owns: the meaning of a `Host` or a server name, the order in which a box's loopback is dialled,
-the choice of a box's web port and a box's URLs. How a refusal is said: `rules.refusals`.
+Owns: who is let in, the meaning of a `Host` or a server name, the order in which a box's loopback
+is dialled, the choice of a box's web port, and a box's URLs. How a refusal is said:
+`rules.refusals`.
 
 Must never: guess another box. A stopped box, an unknown name, a bare `localhost` or an address
 each get an answer that says so; the traffic of one project never lands in another.
@@ -142,6 +143,18 @@ def find_name(host: str, known: Mapping[str, str]) -> str | None:
             return rest
         rest = rest.partition(".")[2]
     return None
+
+
+# --- who may come in ----------------------------------------------------------------------------
+
+
+def is_admitted(uid: int, inode: int, *, owner: int | None) -> bool:
+    """Whether a client whose socket belongs to this uid may come in.
+
+    An orphan or time-wait socket reads as uid 0 with inode 0 whoever owned it, so that pair proves
+    nothing (research: boxspike.md, section 5).
+    """
+    return owner is None or (uid == owner and not (uid == 0 and inode == 0))
 
 
 # --- which port, which address ------------------------------------------------------------------
