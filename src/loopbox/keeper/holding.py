@@ -33,6 +33,10 @@ class HeldBox:
     namespaces: Namespaces
     kept: bool = False
     forward: tuple[int, ...] = ()
+    egress: str = "open"
+    """The policy for what it begins outside (rules/egress.POLICIES; what is not there denies)."""
+    admits_anyone: bool = False
+    """Whether other users of the machine may come in through the front door."""
     way_out: WayOutSockets | None = None
     members: dict[int, int] = field(default_factory=dict)
     """pidfd to pid, of the processes whose end is waited for (at least one while any lives)."""
@@ -62,6 +66,8 @@ class HeldBox:
             "created": self.created,
             "kept": self.kept,
             "forward": list(self.forward),
+            "egress": self.egress,
+            "admits_anyone": self.admits_anyone,
         }
 
 
@@ -76,6 +82,8 @@ class Record:
     created: str
     kept: bool
     forward: tuple[int, ...]
+    egress: str
+    admits_anyone: bool
 
     @classmethod
     def parse(cls, document: dict[str, Any]) -> Record:
@@ -88,4 +96,6 @@ class Record:
             created=str(document["created"]),
             kept=bool(document["kept"]),
             forward=tuple(int(port) for port in document["forward"]),
+            egress=str(document["egress"]),
+            admits_anyone=bool(document["admits_anyone"]),
         )

@@ -217,6 +217,21 @@ class Life:
         box.forward = wanted
         self._records.save(box)
 
+    def set_egress(self, box: HeldBox, policy: str) -> None:
+        """Judge what the box begins outside from now on by this policy."""
+        if box.egress != policy:
+            self._way_out.set_policy(box.group, policy)
+            box.egress = policy
+            self._records.save(box)
+
+    async def set_admission(self, box: HeldBox, *, anyone: bool) -> None:
+        """Let other users of the machine in through the front door, or not."""
+        if box.admits_anyone != anyone:
+            box.admits_anyone = anyone
+            self._records.save(box)
+            if box.doors:
+                await self.look(box)
+
     def keep(self, box: HeldBox) -> None:
         """Let the box stay when its last process has gone."""
         if not box.kept:
@@ -245,7 +260,7 @@ class Life:
             address=box.address,
             group=box.group,
             netns_fd=box.namespaces.net,
-            owner=os.getuid(),
+            owner=None if box.admits_anyone else os.getuid(),
         )
 
     async def socket_in(self, box: HeldBox, *, family: int, kind: int) -> int:
@@ -317,7 +332,7 @@ class Life:
                     box, _made = await self.get_or_make(
                         record.name, directory=record.directory, kept=True
                     )
-                    await self.set_forward(box, record.forward)
+                    await self._restore(box, record)
                 else:
                     self._records.forget(record.name)
             except Exception:
@@ -361,9 +376,14 @@ class Life:
         for pid in pids:
             if self.census.admit(box, pid):
                 break
-        await self.set_forward(box, record.forward)
+        await self._restore(box, record)
         await self.look(box)
         log.info("took box %s over from an earlier keeper", box.name)
+
+    async def _restore(self, box: HeldBox, record: Record) -> None:
+        self.set_egress(box, record.egress)
+        box.admits_anyone = record.admits_anyone
+        await self.set_forward(box, record.forward)
 
     async def close(self) -> None:
         """Let go of every box: what runs in one goes on, and a later keeper finds it."""

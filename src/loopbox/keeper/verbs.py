@@ -27,7 +27,9 @@ from loopbox.keeper.views import show_boxes
 from loopbox.kernel.namespaces import inode_of
 from loopbox.kernel.projects import Project, read_project
 from loopbox.rules.naming import Identity, infer, parse_box_name
+from loopbox.settings import ProjectSettings
 
+_POLICIES = ("open", "local", "none", "filter")
 _LOOK_AGAIN = 0.02
 """Seconds between two looks while a client waits for a listener."""
 
@@ -121,16 +123,27 @@ class Verbs:
             owns_name=not fields.get("name"),
         )
         try:
-            if fields.get("keep") == "1":
-                self._life.keep(box)
-            await self._life.set_forward(
-                box, (*project.settings.forward, *_ports(fields.get("forward", "")))
-            )
+            await self._configure(box, fields, project.settings)
         except BaseException:
             if made:
                 self._life.unmake_soon(box)
             raise
         return box, made
+
+    async def _configure(self, box: HeldBox, fields: Fields, settings: ProjectSettings) -> None:
+        """What the command line asks of the box, and what the project's file does."""
+        if fields.get("keep") == "1":
+            self._life.keep(box)
+        policy = fields.get("egress") or (settings.egress.policy if settings.egress else None)
+        if policy is not None:
+            if policy not in _POLICIES:
+                raise UsageError(
+                    f"cannot apply egress policy `{policy}`: there is no such policy",
+                    hint=f"one of {', '.join(_POLICIES)}",
+                )
+            self._life.set_egress(box, policy)
+        await self._life.set_admission(box, anyone=settings.admit == "anyone")
+        await self._life.set_forward(box, (*settings.forward, *_ports(fields.get("forward", ""))))
 
     def _way_in(self, box: HeldBox, *, made: bool) -> Reply:
         descriptors = {"net": box.namespaces.net, "mnt": box.namespaces.mnt}
@@ -141,7 +154,7 @@ class Verbs:
                 "name": box.name,
                 "address": str(box.address),
                 "made": "1" if made else "0",
-                "problems": "\n".join(box.problems),
+                "problems": "\n".join((*box.problems, *_egress_problems(box))),
                 "env.LOOPBOX_NAME": box.name,
                 "env.LOOPBOX_ADDRESS": str(box.address),
                 "env.LOOPBOX_URL": f"http://{box.name}.localhost",
@@ -255,6 +268,13 @@ class Verbs:
     async def _keeper_stop(self, _client: Client, _fields: Fields) -> Reply:
         self._stop()
         return Reply(document={"stopped": True, "boxes": sorted(self._life.boxes)})
+
+
+def _egress_problems(box: HeldBox) -> list[str]:
+    # Rules of one's own come with the egress commands. Until then this fails closed, and says so.
+    if box.egress != "filter":
+        return []
+    return ["egress policy `filter` allows nothing outside yet: this version knows no rules for it"]
 
 
 def _ports(text: str) -> list[int]:

@@ -40,6 +40,7 @@ async def show_boxes(life: Life, boxes: Sequence[HeldBox]) -> list[Box]:
                 listeners=tuple(show_listener(box, socket, holders) for socket in found),
                 processes=tuple(Process(pid, command_of(pid)) for pid in sorted(own)),
                 forward=box.forward,
+                egress_policy=box.egress,
                 kept=box.kept,
                 problems=box.problems,
             )
