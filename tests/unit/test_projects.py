@@ -236,6 +236,24 @@ def test_missing_named_file_is_the_users_mistake(tmp_path: Path) -> None:
     assert expected == caught.value.message
 
 
+def settle(path: Path) -> None:
+    """Make the file one that was last changed long ago, as far as a program can."""
+    os.utime(path, ns=(10**18, 10**18))
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    """However fast a file changes after it was read, the next command sees it."""
+    file = write(tmp_path / "place", {"package.json": '{"name": "one"}'}) / "package.json"
+    settle(file)
+    found = []
+    for name in ("one", "two", "six"):
+        file.write_text(f'{{"name": "{name}"}}')
+        settle(file)
+        found.append(name_of(tmp_path / "place"))
+
+    assert found == ["one", "two", "six"]
+
+
 def test_user_settings_default_when_there_is_no_file(tmp_path: Path) -> None:
     """No config.toml is no mistake."""
     assert UserSettings() == read_user_settings(tmp_path / "config.toml")

@@ -9,6 +9,9 @@ follow anything above the git root, decide a name (`rules.naming` does), write.
 A file of the user's own for loopbox with a mistake in it is a ConfigError. A package file with
 one is passed over: another tool owns it and will say so better.
 
+What a file says is remembered by its identity and times (`_remembered`): the keeper asks at every
+command, and parsing a usual pyproject.toml takes 2 ms where a stat takes 2 us.
+
 Tests of existence go through os.path, which takes a directory that may not be searched for one
 without the file; pathlib would raise.
 
@@ -23,15 +26,18 @@ from __future__ import annotations
 import json
 import os
 import stat
+import time
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar, cast
 
 from loopbox.errors import ConfigError
 from loopbox.rules.naming import NameSource, ProjectFacts
 from loopbox.settings import ProjectSettings, UserSettings, parse_project, parse_user
+
+T = TypeVar("T")
 
 SETTINGS_FILE: Final = "loopbox.toml"
 
@@ -87,7 +93,7 @@ def read_project(directory: Path) -> Project:
 
 def read_settings_file(path: Path) -> ProjectSettings:
     """The settings of one file named by the user (`loopbox up FILE`); raises ConfigError."""
-    return parse_project(_read_own(path), path=path)
+    return _parse_own(path)
 
 
 def read_user_settings(path: Path) -> UserSettings:
@@ -113,18 +119,28 @@ def _read_settings(places: list[Path]) -> tuple[ProjectSettings, Path | None]:
     for place in places:
         own = place / SETTINGS_FILE
         if os.path.isfile(own):
-            return parse_project(_read_own(own), path=own), own
+            return _remembered(own, _parse_own), own
         shared = place / "pyproject.toml"
-        text = _read_text(shared)
-        # Most pyproject files say nothing of loopbox: don't parse those twice.
-        if text is not None and "loopbox" in text and _has_table(text):
-            return parse_project(text, path=shared, table=("tool", "loopbox")), shared
+        settings = _remembered(shared, _parse_shared)
+        if settings is not None:
+            return settings, shared
     return ProjectSettings(), None
 
 
-def _has_table(text: str) -> bool:
+def _parse_own(path: Path) -> ProjectSettings:
+    return parse_project(_read_own(path), path=path)
+
+
+def _parse_shared(path: Path) -> ProjectSettings | None:
+    """What a pyproject.toml says to loopbox, None when it has no table of ours."""
+    text = _read_text(path)
+    # Most such files say nothing of loopbox: don't parse those for it.
+    if text is None or "loopbox" not in text:
+        return None
     tool = _toml(text).get("tool")
-    return isinstance(tool, dict) and "loopbox" in tool
+    if not isinstance(tool, dict) or "loopbox" not in tool:
+        return None
+    return parse_project(text, path=path, table=("tool", "loopbox"))
 
 
 def _read_own(path: Path) -> str:
@@ -169,6 +185,33 @@ def _read_text(path: Path) -> str | None:
         os.close(descriptor)
 
 
+_memory: dict[tuple[Path, Callable[[Path], object]], tuple[tuple[int, ...], object]] = {}
+"""What each reader found in each file, and the identity the file had then; the one module-level
+cache here. Values are frozen, so sharing them is safe."""
+
+_MEMORY_LIMIT: Final = 1024
+_SETTLED_NS: Final = 1_000_000_000
+"""A file changed less than this ago may change again within one tick of its clock."""
+
+
+def _remembered(path: Path, read: Callable[[Path], T]) -> T:
+    """What `read` finds in the file, from memory when the file is still the same."""
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return read(path)
+    identity = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+    known = _memory.get((path, read))
+    if known is not None and known[0] == identity:
+        return cast(T, known[1])
+    found = read(path)
+    if time.time_ns() - max(facts.st_mtime_ns, facts.st_ctime_ns) > _SETTLED_NS:
+        while len(_memory) >= _MEMORY_LIMIT:
+            del _memory[next(iter(_memory))]
+        _memory[path, read] = (identity, found)
+    return found
+
+
 # --- packages -----------------------------------------------------------------------------------
 
 
@@ -185,31 +228,31 @@ def _by_keys(values: object, *keys: str) -> str | None:
     return values if isinstance(values, str) and values.strip() else None
 
 
-def _python_name(text: str) -> str | None:
-    values = _toml(text)
+def _python_name(path: Path) -> str | None:
+    values = _toml(_read_text(path) or "")
     return _by_keys(values, "project", "name") or _by_keys(values, "tool", "poetry", "name")
 
 
-def _node_name(text: str) -> str | None:
+def _node_name(path: Path) -> str | None:
     try:
-        return _by_keys(json.loads(text), "name")
+        return _by_keys(json.loads(_read_text(path) or ""), "name")
     except (ValueError, RecursionError):
         return None
 
 
-def _rust_name(text: str) -> str | None:
-    return _by_keys(_toml(text), "package", "name")
+def _rust_name(path: Path) -> str | None:
+    return _by_keys(_toml(_read_text(path) or ""), "package", "name")
 
 
-def _go_name(text: str) -> str | None:
-    for line in text.splitlines():
+def _go_name(path: Path) -> str | None:
+    for line in (_read_text(path) or "").splitlines():
         words = line.partition("//")[0].split()
         if len(words) == 2 and words[0] == "module":
             return words[1].strip('"`') or None
     return None
 
 
-_PACKAGE_FILES: Final[tuple[tuple[str, Callable[[str], str | None]], ...]] = (
+_PACKAGE_FILES: Final[tuple[tuple[str, Callable[[Path], str | None]], ...]] = (
     ("pyproject.toml", _python_name),
     ("package.json", _node_name),
     ("Cargo.toml", _rust_name),
@@ -222,10 +265,10 @@ def _read_package(places: list[Path]) -> NameSource | None:
     """The name of the nearest package that has one."""
     for place in places:
         for file_name, read_name in _PACKAGE_FILES:
-            text = _read_text(place / file_name)
-            name = read_name(text) if text is not None else None
+            path = place / file_name
+            name = _remembered(path, read_name) if os.path.isfile(path) else None
             if name is not None:
-                return NameSource(name, place / file_name)
+                return NameSource(name, path)
     return None
 
 
