@@ -2,12 +2,13 @@
 # make test    style, types and all tests, as CI runs them (PYTEST_ARGS=... goes to pytest)
 # make check   style and types only
 # make bench   measure against direct connections and the peers; writes docs/benchmarks.md
+# make docs    write docs/commands.md from the commands' own help
 # make venv    the development environment in .venv
 # make clean   remove what the other targets made
 
 BIN := .venv/bin
-STYLED := src tests bench examples
-.PHONY: demo demo-check test check bench venv clean
+STYLED := src tests bench examples docs
+.PHONY: demo demo-check test check bench docs venv clean
 
 demo: .venv/shop-ready
 	@$(BIN)/python examples/demo.py $(ARGS)
@@ -21,12 +22,15 @@ test:
 check: .venv/ready
 	$(BIN)/ruff check $(STYLED)
 	$(BIN)/ruff format --check $(STYLED)
-	MYPYPATH=src $(BIN)/mypy src bench examples/demo.py
+	MYPYPATH=src $(BIN)/mypy src bench examples/demo.py docs/render_commands.py
 	MYPYPATH=examples/shop $(BIN)/mypy examples/shop/shop
 
 bench: .venv/ready
 	@.ci/packages --wish bench
 	@$(BIN)/python -m bench $(ARGS)
+
+docs: .venv/ready
+	@$(BIN)/python docs/render_commands.py
 
 venv: .venv/ready
 
