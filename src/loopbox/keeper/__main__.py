@@ -25,8 +25,8 @@ from loopbox import __version__
 from loopbox.errors import HostError, KeeperError, LoopboxError
 from loopbox.keeper.daemon import Setup, serve
 from loopbox.keeper.records import Records
+from loopbox.keeper.recovery import open_owner
 from loopbox.kernel.namespaces import enter_new_user_namespace, open_namespace
-from loopbox.kernel.processes import members
 from loopbox.kernel.projects import read_user_settings
 from loopbox.kernel.sockets import open_diag
 from loopbox.kernel.syscalls import CLONE_NEWUSER, setns
@@ -72,7 +72,7 @@ def _run(ready_fd: int) -> None:
     _open_log(Path(state_path()))
     settings = _read_settings()
     _raise_descriptor_limit()
-    diag = open_diag()
+    diag, relay_diag = open_diag(), open_diag()
     user_namespace = None if os.geteuid() == 0 else _enter_user_namespace(directory)
     setup = Setup(
         runtime_fd=directory,
@@ -80,6 +80,7 @@ def _run(ready_fd: int) -> None:
         state=Path(state_path()),
         user_namespace=user_namespace,
         diag=diag,
+        relay_diag=relay_diag,
         settings=settings,
         idle_seconds=float(os.environ.get("LOOPBOX_IDLE") or settings.idle_seconds),
     )
@@ -112,16 +113,11 @@ def _tell(ready_fd: int, error: LoopboxError | None) -> None:
 
 def _enter_user_namespace(directory: int) -> int:
     """Join the user namespace of boxes that outlived an earlier keeper, else make one."""
-    records = Records(runtime=Path(f"/proc/self/fd/{directory}"), state=Path(state_path())).all()
-    for pids in members({record.inode for record in records}).values():
-        for pid in pids:
-            try:
-                found = open_namespace("user", pid)
-                setns(found, CLONE_NEWUSER)
-            except OSError as error:
-                log.warning("cannot join the user namespace of process %d: %s", pid, error)
-                continue
-            return found
+    records = Records(runtime=Path(f"/proc/self/fd/{directory}"), state=Path(state_path()))
+    found = open_owner(records.all())
+    if found is not None:
+        setns(found, CLONE_NEWUSER)
+        return found
     enter_new_user_namespace()
     return open_namespace("user", "self")
 

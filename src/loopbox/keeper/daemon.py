@@ -25,6 +25,7 @@ from loopbox.keeper.files import PrivateFiles
 from loopbox.keeper.frontdoor import FrontDoor
 from loopbox.keeper.lifecycle import Life
 from loopbox.keeper.records import Records
+from loopbox.keeper.recovery import recover
 from loopbox.keeper.relay import Relay, make_relay
 from loopbox.keeper.roam import Roamer
 from loopbox.keeper.server import ControlServer
@@ -51,6 +52,8 @@ class Setup:
     diag: socket.socket
     """A sock_diag socket of the host, opened before the user namespace was entered: inside it
     foreign uids would all read as 65534."""
+    relay_diag: socket.socket
+    """Another for the relay's thread: two threads on one would read each other's answers."""
     settings: UserSettings
     idle_seconds: float
 
@@ -69,7 +72,7 @@ async def serve(setup: Setup, *, ready: Callable[[], None]) -> None:
         roamer = Roamer(files.shared)
         await roamer.start()
         stack.push_async_callback(roamer.stop)
-        relay = make_relay(home_netns_fd=roamer.parking, diag_fd=setup.diag.fileno())
+        relay = make_relay(home_netns_fd=roamer.parking, diag_fd=setup.relay_diag.fileno())
         relay.start()
         stack.callback(relay.stop)
         life = await _assemble(
@@ -83,7 +86,7 @@ async def serve(setup: Setup, *, ready: Callable[[], None]) -> None:
             status=lambda: _statistics(relay),
         )
         server = ControlServer(setup.runtime_fd, answer=verbs.answer)
-        await life.recover(records.all())
+        await recover(life, records, roamer)
         server.start()
         stack.push_async_callback(server.close)
         log.info("serving, pid %d, %d boxes taken over", os.getpid(), len(life.boxes))
