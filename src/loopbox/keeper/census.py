@@ -13,14 +13,18 @@ Example::
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable
 
+from loopbox.errors import HostError
 from loopbox.keeper.holding import HeldBox
-from loopbox.kernel.processes import members
+from loopbox.kernel.processes import members, without_members
 
 _SETTLE = 0.003
 """Seconds between an end and the count: many ends at once (200 parallel runs) cost one count."""
+_RETRY = 1.0
+"""Seconds until a process is looked at again that could not be watched (no descriptor left)."""
 
 
 class Census:
@@ -32,11 +36,25 @@ class Census:
         self._doubtful: set[HeldBox] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def admit(self, box: HeldBox, pid: int) -> bool:
-        """Watch a process that is in the box, or has been handed the way in. False: it is gone."""
+    def admit(self, box: HeldBox, pid: int, *, is_gone: Callable[[], bool] = lambda: False) -> bool:
+        """Watch a process that is in the box, or is about to be handed the way in.
+
+        False: it is gone. `is_gone` is asked once the process is held: whoever asked and went
+        away may have left its number to a stranger, which would then hold the box. Raises
+        HostError when this process can hold no more descriptors.
+        """
         try:
             pidfd = os.pidfd_open(pid)
-        except OSError:
+        except OSError as error:
+            if error.errno not in (errno.ESRCH, errno.EINVAL):
+                raise HostError(
+                    f"cannot watch process {pid}: {error.strerror}",
+                    hint="allow more open files: ulimit -Hn, then loopbox keeper stop",
+                ) from error
+            self.doubt(box)
+            return False
+        if is_gone():
+            os.close(pidfd)
             self.doubt(box)
             return False
         box.members[pidfd] = pid
@@ -45,9 +63,12 @@ class Census:
 
     def doubt(self, box: HeldBox) -> None:
         """Count the box's processes soon: it may be empty."""
+        self._doubt(box, _SETTLE)
+
+    def _doubt(self, box: HeldBox, seconds: float) -> None:
         self._doubtful.add(box)
         if self._timer is None:
-            self._timer = self._loop.call_later(_SETTLE, self._count)
+            self._timer = self._loop.call_later(seconds, self._count)
 
     def dismiss(self, box: HeldBox) -> None:
         """Watch the box no longer."""
@@ -73,18 +94,24 @@ class Census:
 
     def _count(self) -> None:
         self._timer = None
-        doubtful = {box.namespaces.inode: box for box in self._doubtful if not box.members}
+        # The inode of a box that is going may already be another's.
+        doubtful = {
+            box.namespaces.inode: box for box in self._doubtful if not box.members and not box.going
+        }
         self._doubtful.clear()
-        # A process that forks and ends during the walk over /proc can be missed once, so only
-        # what two walks in a row find empty is empty.
-        for _walk in range(2):
-            if not doubtful:
-                return
-            for inode, found in members(doubtful).items():
-                if any(self.admit(doubtful[inode], pid) for pid in found[:1]):
-                    del doubtful[inode]
-                elif found:
-                    self.doubt(doubtful.pop(inode))
-        for box in doubtful.values():
-            if not box.is_occupied and not box.going:
+        if not doubtful:
+            return
+        lost = without_members(doubtful)
+        for inode, found in members(doubtful.keys() - lost).items():
+            self._watch_one(doubtful[inode], found)
+        for box in (doubtful[inode] for inode in lost):
+            if not box.is_occupied:
                 self._on_empty(box)
+
+    def _watch_one(self, box: HeldBox, found: list[int]) -> None:
+        """Watch the oldest that still lives: it is the likeliest to stay."""
+        try:
+            if not any(self.admit(box, pid) for pid in found):
+                self.doubt(box)
+        except HostError:
+            self._doubt(box, _RETRY)

@@ -15,6 +15,8 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import asyncio
+
     from loopbox.kernel.namespaces import Namespaces
     from loopbox.kernel.sockets import ListeningSocket
     from loopbox.kernel.transparent import WayOutSockets
@@ -44,6 +46,8 @@ class HeldBox:
     """Open connections that hold the box without a process in it (the library's)."""
     counters: tuple[int, ...] = ()
     """sockstat descriptors; empty until the first program enters."""
+    dressing: asyncio.Task[None] | None = None
+    """What makes the box ready for its first program, once that has begun."""
     listeners: tuple[ListeningSocket, ...] = ()
     doors: dict[tuple[str, int], str | None] = field(default_factory=dict)
     """(protocol, port) to why the host cannot reach it there, or None when it can."""
@@ -61,6 +65,8 @@ class HeldBox:
         return {
             "name": self.name,
             "inode": self.namespaces.inode,
+            "cookie": self.namespaces.cookie,
+            "mounts": self.namespaces.mounts,
             "address": str(self.address),
             "directory": self.directory,
             "created": self.created,
@@ -77,6 +83,9 @@ class Record:
 
     name: str
     inode: int
+    cookie: int
+    mounts: int
+    """See `Namespaces`; all three are 0 in a record of a boot before this one."""
     address: IPv4Address
     directory: str
     created: str
@@ -91,6 +100,8 @@ class Record:
         return cls(
             name=str(document["name"]),
             inode=int(document["inode"]),
+            cookie=int(document["cookie"]),
+            mounts=int(document["mounts"]),
             address=IPv4Address(document["address"]),
             directory=str(document["directory"]),
             created=str(document["created"]),

@@ -18,25 +18,23 @@ import functools
 import logging
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
-from ipaddress import IPv4Address
 
 from loopbox.errors import BoxError, HostError
 from loopbox.keeper.census import Census
 from loopbox.keeper.files import PrivateFiles
 from loopbox.keeper.frontdoor import DoorBox, FrontDoor
 from loopbox.keeper.holding import HeldBox, Record
+from loopbox.keeper.known import Known
 from loopbox.keeper.records import Records
 from loopbox.keeper.relay import Relay
 from loopbox.keeper.roam import Roamer
 from loopbox.keeper.watch import Watch
 from loopbox.keeper.wayout import WayOut
-from loopbox.kernel.namespaces import Namespaces, open_counters, open_namespace
-from loopbox.kernel.processes import members
+from loopbox.kernel.namespaces import Namespaces, open_counters
 from loopbox.kernel.sockets import ListeningSocket, listening, open_diag
 from loopbox.kernel.transparent import WayOutSockets, open_way_out
-from loopbox.rules.naming import box_address
 
 log = logging.getLogger("loopbox.life")
 
@@ -64,9 +62,7 @@ class Life:
         self._making: dict[str, asyncio.Task[HeldBox]] = {}
         self._unmaking: dict[str, asyncio.Task[None]] = {}
         self._groups = 0
-        self._gone: dict[str, None] = {}
-        self._drawn: set[IPv4Address] = set()
-        """Addresses of boxes that are up or being made."""
+        self._known = Known(records)
         self.boxes: dict[str, HeldBox] = {}
         self.census = Census(on_empty=self._box_is_empty)
         self.watch = Watch(boxes=lambda: list(self.boxes.values()), look=self.look)
@@ -85,10 +81,7 @@ class Life:
 
     def names(self) -> dict[str, str]:
         """Every name known now: `up` or `stopped`, for the shared door's answers."""
-        known = dict.fromkeys(self._records.owned(), "stopped")
-        known.update(dict.fromkeys(self._gone, "stopped"))
-        known.update(dict.fromkeys(self.boxes, "up"))
-        return known
+        return self._known.names(self.boxes)
 
     # -- making -------------------------------------------------------------------------------
 
@@ -96,21 +89,25 @@ class Life:
         self, name: str, *, directory: str, kept: bool = False, owns_name: bool = False
     ) -> tuple[HeldBox, bool]:
         """The box of that name and whether it was made now. Raises HostError when it cannot be."""
-        while (ending := self._unmaking.get(name)) is not None:
-            await asyncio.wait({ending})
-        box = self.boxes.get(name)
-        if box is not None and not box.going:
-            return box, False
-        task = self._making.get(name)
-        made_now = task is None
-        if task is None:
-            task = self._loop.create_task(
-                self._make(name, directory=directory, kept=kept), name=f"make {name}"
-            )
-            self._making[name] = task
-            task.add_done_callback(lambda _done: self._making.pop(name, None))
-        # Shielded: a client that goes away must not leave a half-made box to those who wait too.
-        box = await asyncio.shield(task)
+        made_now = False
+        while True:
+            while (ending := self._unmaking.get(name)) is not None:
+                await asyncio.wait({ending})
+            box = self.boxes.get(name)
+            if box is not None and not box.going:
+                break
+            task = self._making.get(name)
+            made_now = task is None
+            if task is None:
+                task = self._loop.create_task(
+                    self._make(name, directory=directory, kept=kept), name=f"make {name}"
+                )
+                self._making[name] = task
+                task.add_done_callback(lambda _done: self._making.pop(name, None))
+            # Shielded: a client that goes away must not leave a half-made box to those who wait.
+            box = await asyncio.shield(task)
+            if not box.going:
+                break
         if owns_name:
             self._records.own(name, directory, box.address)
         return box, made_now
@@ -118,10 +115,9 @@ class Life:
     async def _make(self, name: str, *, directory: str, kept: bool) -> HeldBox:
         # Both are drawn before the first await: boxes made side by side never share them.
         group = self._next_group()
-        address = self._draw_address(name)
-        self._drawn.add(address)
+        address = self._known.draw(name)
         async with AsyncExitStack() as undo:
-            undo.callback(self._drawn.discard, address)
+            undo.callback(self._known.give_back, address)
             try:
                 namespaces, (way_out, problem) = await self._roamer.make(
                     group=os.getegid(), then=self._equip
@@ -148,7 +144,7 @@ class Life:
                 undo.callback(self._way_out.close, box.group)
             self._records.save(box)
             self.boxes[name] = box
-            self._gone.pop(name, None)
+            self._known.is_up(name)
             undo.pop_all()
         log.info("made box %s at %s", name, address)
         return box
@@ -165,14 +161,6 @@ class Life:
         self._groups += 1
         return self._groups
 
-    def _draw_address(self, name: str) -> IPv4Address:
-        owned = self._records.owned()
-        if name in owned:
-            remembered = IPv4Address(owned[name]["address"])
-            if remembered not in self._drawn:
-                return remembered
-        return box_address(name, uid=os.getuid(), taken=self._drawn)
-
     # -- members ------------------------------------------------------------------------------
 
     async def prepare(self, box: HeldBox) -> None:
@@ -180,20 +168,34 @@ class Life:
         await self._files.freshen()
         if box.counters:
             return
-        own = self._files.of(box.name)
+        if box.dressing is None:
+            box.dressing = self._loop.create_task(self._dress(box), name=f"dress {box.name}")
         try:
-            await self._roamer.dress(box.namespaces, own)
+            await asyncio.shield(box.dressing)
+        except OSError as error:
+            box.dressing = None
+            raise HostError(
+                f"cannot enter box `{box.name}`: {error.strerror}",
+                hint="loopbox doctor says what this machine allows",
+            ) from error
+
+    async def _dress(self, box: HeldBox) -> None:
+        try:
+            await self._roamer.dress(box.namespaces, self._files.of(box.name))
         except OSError as error:
             # A kernel without rootless sysfs: the box only shows the host's devices in /sys.
             log.info("box %s keeps the host's /sys: %s", box.name, error)
-        if not box.counters:
-            box.counters = await self._roamer.inside(box.namespaces.net, open_counters)
+        counters = await self._roamer.inside(box.namespaces.net, open_counters)
+        if box.going:
+            _close_all(counters)
+        else:
+            box.counters = counters
 
-    def admit(self, box: HeldBox, pid: int) -> None:
+    def admit(self, box: HeldBox, pid: int, *, is_gone: Callable[[], bool] = lambda: False) -> None:
         """Count a process in. Raises BoxError when the box has begun to go."""
         if box.going:
             raise BoxError(f"cannot enter box `{box.name}`: it is being taken down", code="going")
-        self.census.admit(box, pid)
+        self.census.admit(box, pid, is_gone=is_gone)
 
     def lease(self, box: HeldBox, change: int) -> None:
         """Hold the box for a connection (+1), or let go (-1)."""
@@ -271,7 +273,7 @@ class Life:
 
     def forget_gone(self) -> None:
         """Forget the names of boxes that were up."""
-        self._gone.clear()
+        self._known.forget_gone()
 
     # -- unmaking -----------------------------------------------------------------------------
 
@@ -292,15 +294,14 @@ class Life:
         self.watch.forget(box)
         self.census.dismiss(box)
         try:
-            if box.doors:
-                await self._front_door.hide(self._door_box(box))
+            # Also with no door open now: the shared one may still lead to where one was.
+            await self._front_door.hide(self._door_box(box))
         except Exception:
             log.exception("cannot close the front door of box %s", box.name)
         for step in (
             functools.partial(self._way_out.close, box.group),
             functools.partial(self._relay.drop_group, box.group, box.namespaces.net),
             functools.partial(_close_all, box.counters),
-            box.namespaces.close,
             functools.partial(self._records.forget, box.name),
             functools.partial(self._files.forget, box.name),
         ):
@@ -309,81 +310,66 @@ class Life:
             except Exception:
                 log.exception("one step of unmaking box %s failed", box.name)
         box.counters = ()
-        self._drawn.discard(box.address)
+        try:
+            await self._roamer.release(box.namespaces)
+        except OSError:
+            log.exception("cannot let go of box %s", box.name)
+        self._known.give_back(box.address)
         if self.boxes.get(box.name) is box:
             del self.boxes[box.name]
         self._unmaking.pop(box.name, None)
-        self._gone[box.name] = None
-        while len(self._gone) > _MOST_GONE:
-            del self._gone[next(iter(self._gone))]
+        self._known.has_gone(box.name)
         log.info("box %s is gone", box.name)
 
     # -- recovery -----------------------------------------------------------------------------
 
-    async def recover(self, records: list[Record]) -> None:
-        """Take over the boxes a keeper before this one left: the living, and the kept."""
-        alive = members({record.inode for record in records})
-        for record in records:
-            pids = alive[record.inode]
-            try:
-                if pids:
-                    await self._adopt(record, pids)
-                elif record.kept:
-                    box, _made = await self.get_or_make(
-                        record.name, directory=record.directory, kept=True
-                    )
-                    await self._restore(box, record)
-                else:
-                    self._records.forget(record.name)
-            except Exception:
-                log.exception("cannot take box %s over", record.name)
-
-    async def _adopt(self, record: Record, pids: list[int]) -> None:
-        for pid in pids:
-            try:
-                net = open_namespace("net", pid)
-            except OSError:
-                continue
-            try:
-                mnt = open_namespace("mnt", pid)
-            except OSError:
-                os.close(net)
-                continue
-            break
-        else:
-            self._records.forget(record.name)
-            return
-        group = self._next_group()
-        namespaces = Namespaces(net, mnt, os.fstat(net).st_ino)
-        way_out, problem = await self._roamer.inside(net, self._equip)
-        box = HeldBox(
-            name=record.name,
-            group=group,
-            address=record.address,
-            directory=record.directory,
-            created=record.created,
-            namespaces=namespaces,
-            kept=record.kept,
-            way_out=way_out,
-            problems=() if problem is None else (problem,),
-        )
-        if way_out is not None:
-            await self._way_out.open(box.group, net, way_out)
-        box.counters = await self._roamer.inside(net, open_counters)
-        await self._roamer.rebind([(mnt, self._files.of(box.name) or self._files.shared)])
-        self.boxes[box.name] = box
-        self._drawn.add(box.address)
-        for pid in pids:
-            if self.census.admit(box, pid):
-                break
-        await self._restore(box, record)
+    async def adopt(self, record: Record, namespaces: Namespaces, pids: list[int]) -> None:
+        """Take over a box whose processes live; `namespaces` are ours from here on."""
+        async with AsyncExitStack() as undo:
+            undo.callback(namespaces.close)
+            net, group = namespaces.net, self._next_group()
+            address = self._known.take(record.name, record.address)
+            undo.callback(self._known.give_back, address)
+            way_out, problem = await self._roamer.inside(net, self._equip)
+            box = HeldBox(
+                name=record.name,
+                group=group,
+                address=address,
+                directory=record.directory,
+                created=record.created,
+                namespaces=namespaces,
+                kept=record.kept,
+                way_out=way_out,
+                problems=() if problem is None else (problem,),
+            )
+            undo.callback(self._way_out.close, group)
+            # Before anything leaves the box: what was denied stays denied.
+            await self.restore(box, record)
+            if way_out is not None:
+                await self._way_out.open(group, net, way_out)
+            box.counters = await self._roamer.inside(net, open_counters)
+            undo.callback(_close_all, box.counters)
+            await self._roamer.rebind(
+                [(namespaces.mnt, self._files.of(box.name) or self._files.shared)]
+            )
+            self.boxes[box.name] = box
+            undo.pop_all()
+        if not any(self.census.admit(box, pid) for pid in pids):
+            self.census.doubt(box)
+        self._records.save(box)
         await self.look(box)
         log.info("took box %s over from an earlier keeper", box.name)
 
-    async def _restore(self, box: HeldBox, record: Record) -> None:
-        self.set_egress(box, record.egress)
+    async def restore(self, box: HeldBox, record: Record) -> None:
+        """Ask of a box what was asked of it before. Forwards that fail now are logged."""
         box.admits_anyone = record.admits_anyone
-        await self.set_forward(box, record.forward)
+        box.forward, box.egress = record.forward, record.egress
+        # Also without ports: only then does the way out know the box, and its policy.
+        found = await self._way_out.set_forwards(box.group, box.namespaces.net, box.forward)
+        self._way_out.set_policy(box.group, box.egress)
+        for port, problem in found.items():
+            if problem is not None:
+                log.warning("cannot forward port %d into box %s: %s", port, box.name, problem)
 
     async def close(self) -> None:
         """Let go of every box: what runs in one goes on, and a later keeper finds it."""
@@ -391,10 +377,6 @@ class Life:
         for box in list(self.boxes.values()):
             self.census.dismiss(box)
         self.census.close()
-
-
-_MOST_GONE = 1000
-"""Names of boxes that were up, remembered so that the door can say "stopped" and not "unknown"."""
 
 
 def _listening_here() -> list[ListeningSocket]:

@@ -14,10 +14,11 @@ Example::
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from loopbox.keeper.holding import HeldBox, Record
 
 log = logging.getLogger("loopbox.records")
 
+_POOL = IPv4Network("127.64.0.0/10")
+"""See rules/naming.box_address."""
 _MOST_NAMES = 2000
 """Owned names remembered; the ones unused for longest go first."""
 
@@ -38,6 +41,23 @@ def write_whole(path: Path, text: str) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _pool_address(text: str) -> IPv4Address:
+    """Raises ValueError for what is no box's address: a door must never open anywhere else."""
+    address = IPv4Address(text)
+    if address not in _POOL:
+        raise ValueError(f"{text} is not in {_POOL}")
+    return address
+
+
+@functools.cache
+def _boot() -> str:
+    """What names this run of the machine (proc_sys_kernel(5))."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
 
 
 class Records:
@@ -57,7 +77,8 @@ class Records:
     def save(self, box: HeldBox) -> None:
         """Write a box down, or anew."""
         try:
-            write_whole(self._boxes / box.name, json.dumps(box.record()))
+            document = {**box.record(), "boot": _boot()}
+            write_whole(self._boxes / box.name, json.dumps(document))
         except OSError as error:
             log.warning("cannot record box %s: %s", box.name, error)
 
@@ -80,7 +101,14 @@ class Records:
                 path.unlink(missing_ok=True)
                 continue
             try:
-                found.append(Record.parse(json.loads(path.read_text(encoding="utf-8"))))
+                document = json.loads(path.read_text(encoding="utf-8"))
+                if document["boot"] != _boot():
+                    # A runtime directory on disk (/tmp may be): the numbers are others' by now.
+                    document |= {"inode": 0, "cookie": 0, "mounts": 0}
+                record = Record.parse(document)
+                if record.name != path.name:
+                    raise ValueError(f"it is of box {record.name!r}")
+                found.append(record)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 log.warning("unreadable record %s: %s", path.name, error)
                 self.forget(path.name)
@@ -109,6 +137,11 @@ class Records:
             return None
         return Path(entry["directory"])
 
+    def address_of(self, name: str) -> IPv4Address | None:
+        """The address that a project's box of that name had last."""
+        entry = self._names.get(name)
+        return None if entry is None else IPv4Address(entry["address"])
+
     def owned(self) -> dict[str, dict[str, str]]:
         """Name to `{"directory", "address"}`."""
         return dict(self._names)
@@ -130,7 +163,7 @@ class Records:
             self._names = {
                 str(name): {
                     "directory": str(entry["directory"]),
-                    "address": str(IPv4Address(entry["address"])),
+                    "address": str(_pool_address(entry["address"])),
                 }
                 for name, entry in document.items()
             }

@@ -14,6 +14,7 @@ Example::
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import queue
 import threading
@@ -23,6 +24,7 @@ from typing import TypeVar
 
 from loopbox.kernel.namespaces import (
     Namespaces,
+    copy_template,
     make_namespaces,
     open_namespace,
     open_template,
@@ -30,6 +32,8 @@ from loopbox.kernel.namespaces import (
     show_own_devices,
 )
 from loopbox.kernel.syscalls import CLONE_NEWNET, CLONE_NEWNS, setns, unshare
+
+log = logging.getLogger("loopbox.roam")
 
 Result = TypeVar("Result")
 _Job = tuple[Callable[[], object], "asyncio.Future[object]"]
@@ -97,6 +101,24 @@ class Roamer:
 
         return await self._call(make)
 
+    async def copy_mounts(self) -> int:
+        """A new mount namespace for a box whose own has gone; the caller closes it."""
+
+        def copy() -> int:
+            try:
+                return copy_template(self._template)
+            finally:
+                setns(self._template, CLONE_NEWNS)
+
+        return await self._call(copy)
+
+    async def release(self, box: Namespaces) -> None:
+        """Close a box's descriptors behind every job that was asked for before.
+
+        Closed at once, their numbers could be another box's by the time such a job runs.
+        """
+        await self._call(box.close)
+
     async def dress(self, box: Namespaces, files: Path | None) -> None:
         """Prepare a box for its first program: own /sys/class/net, own files where it has any."""
 
@@ -119,7 +141,11 @@ class Roamer:
         def rebind() -> None:
             try:
                 for mnt, files in boxes:
-                    rebind_private_files(mnt, files)
+                    try:
+                        rebind_private_files(mnt, files)
+                    except OSError as error:
+                        # One box that refuses must not leave the others with the host's files.
+                        log.warning("cannot lay the private files anew in one box: %s", error)
             finally:
                 rebind_private_files(self._template, self._files)
 

@@ -45,6 +45,15 @@ class Client:
     connection: socket.socket
     ended: list[Callable[[], None]] = field(default_factory=list)
 
+    def is_gone(self) -> bool:
+        """Whether it has closed its end (its process has ended, or it waits no longer)."""
+        try:
+            return not self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:

@@ -12,8 +12,10 @@ Example::
 from __future__ import annotations
 
 import asyncio
+import math
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from loopbox import __version__
@@ -30,6 +32,7 @@ from loopbox.rules.naming import Identity, infer, parse_box_name
 from loopbox.settings import ProjectSettings
 
 _POLICIES = ("open", "local", "none", "filter")
+_SIDE_BY_SIDE = 4
 _LOOK_AGAIN = 0.02
 """Seconds between two looks while a client waits for a listener."""
 
@@ -100,40 +103,51 @@ class Verbs:
     # -- entering -----------------------------------------------------------------------------
 
     async def _enter(self, client: Client, fields: Fields) -> Reply:
-        box, made = await self._get_or_make(fields)
-        await self._life.prepare(box)
-        self._life.admit(box, int(fields.get("pid") or client.pid))
-        return self._way_in(box, made=made)
+        async with self._holding(fields) as (box, made):
+            await self._life.prepare(box)
+            if fields.get("pid"):
+                self._life.admit(box, _number(fields["pid"]))
+            else:
+                self._life.admit(box, client.pid, is_gone=client.is_gone)
+            return self._way_in(box, made=made)
 
     async def _lease(self, client: Client, fields: Fields) -> Reply:
         """As enter, but the connection holds the box, not the process that asks."""
-        box, made = await self._get_or_make(fields)
-        self._life.lease(box, +1)
-        client.ended.append(lambda: self._life.lease(box, -1))
-        await self._life.prepare(box)
-        return self._way_in(box, made=made)
+        async with self._holding(fields) as (box, made):
+            await self._life.prepare(box)
+            self._life.lease(box, +1)
+            client.ended.append(lambda: self._life.lease(box, -1))
+            return self._way_in(box, made=made)
 
-    async def _get_or_make(self, fields: Fields) -> tuple[HeldBox, bool]:
-        if fields.get("create") != "1":
-            return self._box(fields), False
-        identity, project = self._identity(fields)
-        box, made = await self._life.get_or_make(
-            identity.name,
-            directory=str(identity.directory),
-            owns_name=not fields.get("name"),
-        )
+    @asynccontextmanager
+    async def _holding(self, fields: Fields) -> AsyncIterator[tuple[HeldBox, bool]]:
+        """The box asked for and whether it was made now; it cannot go before the block ends.
+
+        Without the hold it could: its last process may end while another client is on its way
+        in. And a box made for a client that then fails or goes away leaves by the same rule as
+        any other: nobody is in it.
+        """
+        settings: ProjectSettings | None = None
+        if fields.get("create") == "1":
+            identity, project = self._identity(fields)
+            settings = project.settings
+            box, made = await self._life.get_or_make(
+                identity.name,
+                directory=str(identity.directory),
+                owns_name=not fields.get("name"),
+            )
+        else:
+            box, made = self._box(fields), False
+        self._life.lease(box, +1)
         try:
-            await self._configure(box, fields, project.settings)
-        except BaseException:
-            if made:
-                self._life.unmake_soon(box)
-            raise
-        return box, made
+            if settings is not None:
+                await self._configure(box, fields, settings)
+            yield box, made
+        finally:
+            self._life.lease(box, -1)
 
     async def _configure(self, box: HeldBox, fields: Fields, settings: ProjectSettings) -> None:
         """What the command line asks of the box, and what the project's file does."""
-        if fields.get("keep") == "1":
-            self._life.keep(box)
         policy = fields.get("egress") or (settings.egress.policy if settings.egress else None)
         if policy is not None:
             if policy not in _POLICIES:
@@ -144,6 +158,8 @@ class Verbs:
             self._life.set_egress(box, policy)
         await self._life.set_admission(box, anyone=settings.admit == "anyone")
         await self._life.set_forward(box, (*settings.forward, *_ports(fields.get("forward", ""))))
+        if fields.get("keep") == "1":
+            self._life.keep(box)
 
     def _way_in(self, box: HeldBox, *, made: bool) -> Reply:
         descriptors = {"net": box.namespaces.net, "mnt": box.namespaces.mnt}
@@ -186,11 +202,11 @@ class Verbs:
         [view] = await show_boxes(self._life, [self._box(fields)])
         return Reply(fields={"name": view.name}, document=view.as_json())
 
-    async def _wait(self, _client: Client, fields: Fields) -> Reply:
+    async def _wait(self, client: Client, fields: Fields) -> Reply:
         """Until something listens; the box may not even be up yet (`run` in the background)."""
         name = self._name(fields)
-        [port] = _ports(fields["port"])
-        patience = float(fields.get("timeout") or 60)
+        [port] = _ports(fields.get("port") or "0")
+        patience = _seconds(fields.get("timeout") or "60")
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
         while True:
@@ -200,6 +216,8 @@ class Verbs:
                 if any(one.protocol == "tcp" and one.port == port for one in found):
                     await self._life.look(box)
                     return Reply(fields={"name": name})
+            if client.is_gone():
+                raise ConnectionAbortedError("the client waits no longer")
             if loop.time() >= deadline:
                 if box is None:
                     self._life.get(name)
@@ -218,7 +236,7 @@ class Verbs:
         else:
             names = [name for name in fields.get("names", "").split(",") if name]
             boxes = [self._life.get(parse_box_name(name)) for name in names] or [self._box(fields)]
-        grace = float(fields.get("grace") or 5)
+        grace = _seconds(fields.get("grace") or "5")
         await end_processes(boxes, grace=grace, spare={client.pid})
         await asyncio.gather(*(self._life.unmake_soon(box) for box in boxes))
         return Reply(document={"down": [box.name for box in boxes]})
@@ -239,16 +257,22 @@ class Verbs:
     async def _socket(self, _client: Client, fields: Fields) -> Reply:
         """A new socket that lives in the box: `family` and `type` as numbers of the C library."""
         box = self._box(fields)
-        fd = await self._life.socket_in(box, family=int(fields["family"]), kind=int(fields["type"]))
+        family, kind = _number(fields.get("family", "")), _number(fields.get("type", ""))
+        fd = await self._life.socket_in(box, family=family, kind=kind)
         return Reply(descriptors={"socket": fd}, release=(fd,))
 
     async def _make(self, _client: Client, fields: Fields) -> Reply:
         """Many kept boxes at once, by name: labs and benchmarks."""
         names = [parse_box_name(name) for name in fields.get("names", "").split(",") if name]
         directory = fields.get("cwd") or "/"
-        await asyncio.gather(
-            *(self._life.get_or_make(name, directory=directory, kept=True) for name in names)
-        )
+        waiting = iter(names)
+
+        async def make() -> None:
+            for name in waiting:
+                await self._life.get_or_make(name, directory=directory, kept=True)
+
+        # A few at a time keep the roaming thread busy; 1,000 tasks at once would only cost memory.
+        await asyncio.gather(*(make() for _ in range(_SIDE_BY_SIDE)))
         return Reply(document={"made": names})
 
     async def _keeper_status(self, _client: Client, _fields: Fields) -> Reply:
@@ -280,7 +304,23 @@ def _egress_problems(box: HeldBox) -> list[str]:
 def _ports(text: str) -> list[int]:
     ports = []
     for word in filter(None, text.split(",")):
-        if not word.isdigit() or not 1 <= int(word) <= 65535:
+        if not (word.isascii() and word.isdigit()) or not 1 <= int(word) <= 65535:
             raise UsageError(f"cannot use port `{word}`: it is no number from 1 to 65535")
         ports.append(int(word))
     return ports
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise UsageError(f"cannot use `{text[:40]}`: it is no number")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise UsageError(f"cannot use `{text[:40]}`: it is no number of seconds")
+    return seconds

@@ -3,7 +3,7 @@
 Owns: the poll. The kernel has no event for a new listener, and asking for the listeners of every
 box walks one machine-wide hash (quadratic in the number of boxes), so the poll reads each box's
 socket counters (2 us a box, /proc/net/sockstat) and asks only where a counter changed.
-Must never: ask a box without processes, or open doors itself.
+Must never: ask a box that nobody is in, or open doors itself.
 
 Example::
 
@@ -67,7 +67,7 @@ class Watch:
 
     async def _poll(self) -> None:
         while True:
-            boxes = [box for box in self._boxes() if box.counters and box.members]
+            boxes = [box for box in self._boxes() if box.counters and box.is_occupied]
             try:
                 self._compare(boxes)
             except Exception:

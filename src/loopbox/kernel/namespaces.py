@@ -44,6 +44,8 @@ _CACHE_SOCKETS = ("/run/nscd", "/var/run/nscd")
 """Where a name service cache of the host would answer in the box's stead (nscd(8))."""
 
 _SIOCSIFFLAGS = 0x8914
+_SO_NETNS_COOKIE = 71
+_NS_GET_USERNS = 0xB701
 _IFF_UP_LOOPBACK_RUNNING = 0x1 | 0x8 | 0x40
 _LO_UP = struct.pack("16sh", b"lo", _IFF_UP_LOOPBACK_RUNNING)
 
@@ -56,6 +58,14 @@ class Namespaces:
     mnt: int
     inode: int
     """The network namespace's inode: what /proc/PID/ns/net of a member shows."""
+    cookie: int
+    """The network namespace's number, never given twice while the machine is up, where an inode
+    is given to the next namespace at once; 0 before Linux 5.14."""
+
+    @property
+    def mounts(self) -> int:
+        """The mount namespace's inode."""
+        return inode_of(self.mnt)
 
     def close(self) -> None:
         """Let go. The kernel ends the namespaces when no process is left in them."""
@@ -149,10 +159,27 @@ _FORBIDDING_KNOBS = (
 )
 
 
-def raise_lo() -> None:
-    """Bring lo up; the kernel then adds 127.0.0.1/8 and ::1/128 itself (netdevice(7))."""
+def raise_lo() -> int:
+    """Bring lo up; the kernel then adds 127.0.0.1/8 and ::1/128 itself (netdevice(7)).
+
+    Gives the cookie of this thread's network namespace.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         fcntl.ioctl(probe, _SIOCSIFFLAGS, _LO_UP)
+        return _cookie_by(probe)
+
+
+def network_cookie() -> int:
+    """The cookie of this thread's network namespace; 0 where the kernel has none (before 5.14)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        return _cookie_by(probe)
+
+
+def _cookie_by(probe: socket.socket) -> int:
+    try:
+        return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
+    except OSError:
+        return 0
 
 
 def open_template(files: Path) -> int:
@@ -208,17 +235,49 @@ def make_namespaces(template: int, *, group: int) -> Namespaces:
     what was made.
     """
     unshare(CLONE_NEWNET)
-    raise_lo()
+    cookie = raise_lo()
     net = open_namespace("net")
     try:
         tune(group)
-        setns(template, CLONE_NEWNS)
-        unshare(CLONE_NEWNS)
-        mnt = open_namespace("mnt")
+        mnt = copy_template(template)
     except BaseException:
         os.close(net)
         raise
-    return Namespaces(net, mnt, inode_of(net))
+    return Namespaces(net, mnt, inode_of(net), cookie)
+
+
+def copy_template(template: int) -> int:
+    """A mount namespace as every box has its own; moves this thread there."""
+    setns(template, CLONE_NEWNS)
+    unshare(CLONE_NEWNS)
+    return open_namespace("mnt")
+
+
+def owner_of(namespace: int) -> int:
+    """A descriptor of the user namespace that a namespace belongs to (ioctl_ns(2)).
+
+    Not that of a process found inside: a browser's sandbox makes user namespaces of its own, and
+    those have no power over the box. Raises OSError when it lies outside this thread's.
+    """
+    fd = fcntl.ioctl(namespace, _NS_GET_USERNS)
+    os.set_inheritable(fd, False)
+    return fd
+
+
+def is_network_of(cookie: int, *, user: int, net: int) -> bool:
+    """Whether `net`, entered by way of the user namespace `user`, has this cookie.
+
+    Tried by a child, since there is no way back: this process must have one thread only.
+    """
+    child = os.fork()
+    if child == 0:
+        try:
+            setns(user, CLONE_NEWUSER)
+            setns(net, CLONE_NEWNET)
+            os._exit(0 if network_cookie() == cookie else 1)
+        finally:
+            os._exit(1)
+    return os.waitpid(child, 0)[1] == 0
 
 
 def tune(group: int) -> None:

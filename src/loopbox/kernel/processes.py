@@ -15,10 +15,12 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable
 
+_MOST_WALKS = 6
+
 
 def pids() -> list[int]:
-    """Every process id visible now."""
-    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+    """Every process id visible now, the highest (mostly the newest) first."""
+    return sorted((int(entry) for entry in os.listdir("/proc") if entry.isdigit()), reverse=True)
 
 
 def network_of(pid: int) -> int | None:
@@ -30,12 +32,36 @@ def network_of(pid: int) -> int | None:
 
 
 def members(networks: Collection[int]) -> dict[int, list[int]]:
-    """The processes of each network namespace (by inode), zombies left out."""
+    """The processes of each network namespace (by inode), oldest first, zombies left out."""
+    return _walk(networks, pids())
+
+
+def without_members(networks: Collection[int]) -> set[int]:
+    """Those of the namespaces that no process is in.
+
+    A daemon that forks and ends while /proc is read can be missed: it was listed and is gone when
+    asked, its child was not yet listed. So what looks empty is looked at again, until two
+    listings in a row are the same (nobody came or went) or six walks have found nobody. The
+    newest are asked first: between listing and asking them lie microseconds.
+    """
+    empty, seen = set(networks), None
+    for _walk_number in range(_MOST_WALKS):
+        listed = pids()
+        empty -= {inode for inode, found in _walk(empty, listed).items() if found}
+        if not empty or listed == seen:
+            break
+        seen = listed
+    return empty
+
+
+def _walk(networks: Collection[int], listed: Iterable[int]) -> dict[int, list[int]]:
     found: dict[int, list[int]] = {inode: [] for inode in networks}
-    for pid in pids():
+    for pid in listed:
         inode = network_of(pid)
         if inode in found:
             found[inode].append(pid)
+    for own in found.values():
+        own.sort()
     return found
 
 
