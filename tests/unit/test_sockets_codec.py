@@ -16,6 +16,7 @@ from loopbox.kernel.sockets import (
     build_lookup,
     parse_listening,
     parse_owner,
+    parse_proc_raw,
     split_messages,
 )
 
@@ -107,3 +108,23 @@ def test_a_cut_message_is_no_listener_or_the_same_listener(cut, family):
     entry = parse_listening(whole[:cut], "udp")
 
     assert entry is None if cut < 72 else entry == parse_listening(whole, "udp")
+
+
+RAW6 = """\
+  sl  local_address                         remote_address                        st tx_queue
+  147: 00000000000000000000000001000000:003A 00000000000000000000000000000000:0000 07 0:0 0:0 0 5 0 99
+"""
+
+
+def test_raw_sockets_from_text():
+    """Where the kernel has no raw_diag its text serves; connected ones are left out."""
+    assert [ListeningSocket("raw", "ipv6", IPv6Address("::1"), 58, 0, 99, 5)] == parse_proc_raw(
+        RAW6
+    )
+    assert [] == parse_proc_raw(RAW6.replace(" 07 ", " 01 "))
+
+
+@given(st.text(alphabet="0123456789abcdefF: \n", max_size=300))
+def test_no_text_breaks_the_raw_reader(text):
+    """Any text yields sockets or nothing."""
+    parse_proc_raw("header\n" + text)

@@ -21,10 +21,10 @@ from ipaddress import IPv4Address, IPv6Address
 
 from loopbox.rules.addressing import is_loopback, is_unspecified, text_of, unwrapped
 from loopbox.rules.audit.paths import LEVELS, Way, Ways
+from loopbox.rules.audit.samples import constants
 from loopbox.rules.firewall.evaluate import outcomes
-from loopbox.rules.firewall.model import Action, Packet, Range, Rule, Ruleset
+from loopbox.rules.firewall.model import Packet, Ruleset
 from loopbox.rules.network import Address, Link, ListeningSocket, Network
-from loopbox.rules.registry import registered
 
 _NUMBERS = {"tcp": 6, "udp": 17}
 _CLIENT_PORT = 40077
@@ -72,7 +72,7 @@ class Reachability:
         self._view = view
         self._ways = Ways(view.network, is_box=view.is_box)
         self._kept: dict[tuple[object, ...], tuple[_Arrival, ...]] = {}
-        ports, sources, targets, self._translates = _constants(view.ruleset)
+        ports, sources, targets, self._translates = constants(view.ruleset)
         self._borders = sorted({edge for low, high in ports for edge in (low, high + 1)})
         self._ports = tuple(sorted({low for low, _high in ports}))[:_MOST_PORTS]
         self._sources = sources
@@ -248,7 +248,7 @@ class Reachability:
     def _answers(
         self, packet: Packet, way: Way, certain: bool, because: str
     ) -> tuple[bool, str, bool]:
-        """Whether the SYN's answer gets out, as (accepted, why, sure)."""
+        """Whether the SYN's answer gets out and the peer's ACK in, as (accepted, why, sure)."""
         reply = Packet(
             version=packet.version,
             protocol=6,
@@ -259,11 +259,14 @@ class Reachability:
             oif=way.link.name,
             state="established",
         )
-        ends = outcomes(self._view.ruleset, "output", reply, self._ways.kind_of)
-        passing = [end for end in ends if end.verdict == "accept"]
-        if not passing:
-            return False, ends[0].because, certain
-        return True, because or passing[0].because, certain and passing[0].sure
+        for hook, later in (("output", reply), ("input", replace(packet, state="established"))):
+            ends = outcomes(self._view.ruleset, hook, later, self._ways.kind_of)
+            passing = [end for end in ends if end.verdict == "accept"]
+            if not passing:
+                return False, ends[0].because, certain
+            because = because or passing[0].because
+            certain = certain and passing[0].sure
+        return True, because, certain
 
     def _from_inside(self, listener: ListeningSocket, address: Address) -> Verdict:
         """No way in from outside: what is left is this device itself."""
@@ -361,57 +364,3 @@ def _cause(listener: ListeningSocket, way: Way, arrival: _Arrival) -> str:
     if is_unspecified(listener.address):
         return "wildcard"
     return "alias" if "weak host model" in way.why else "address"
-
-
-def _constants(
-    ruleset: Ruleset,
-) -> tuple[
-    set[tuple[int, int]], dict[int, tuple[Address, ...]], dict[int, tuple[Address, ...]], bool
-]:
-    """What the rules tell apart: port ranges, sample sources, targets; and do they translate?"""
-    ports: set[tuple[int, int]] = set()
-    sources: dict[int, set[int]] = {4: set(), 6: set()}
-    targets: dict[int, set[int]] = {4: set(), 6: set()}
-    translates = False
-    for chain in ruleset.chains:
-        for rule in chain.rules:
-            translates = translates or _is_translating(rule.action)
-            for name, value in _compared_values(rule):
-                if name in ("dport", "sport"):
-                    ports.add((value.low, value.high))
-                elif value.version in sources and name in ("saddr", "daddr"):
-                    edges = (value.low - 1, value.low, value.low + 1, value.high, value.high + 1)
-                    (sources if name == "saddr" else targets)[value.version].update(edges)
-    return ports, _usable(sources), _usable(targets), translates
-
-
-def _usable(numbers: dict[int, set[int]]) -> dict[int, tuple[Address, ...]]:
-    """The numbers that can be somebody's address, as addresses."""
-    found: dict[int, tuple[Address, ...]] = {
-        4: tuple(IPv4Address(n) for n in sorted(numbers[4]) if 0 < n < 1 << 32),
-        6: tuple(IPv6Address(n) for n in sorted(numbers[6]) if 0 < n < 1 << 128),
-    }
-    return {
-        version: tuple(a for a in some if registered(a).kind not in ("multicast", "special"))
-        for version, some in found.items()
-    }
-
-
-def _is_translating(action: Action) -> bool:
-    if action.kind in ("dnat", "redirect", "tproxy", "?"):
-        return True
-    return any(_is_translating(then) for _values, then in action.ways)
-
-
-def _compared_values(rule: Rule) -> Iterator[tuple[str, Range]]:
-    """(field, range) of everything a rule compares, in its matches and its verdict map."""
-    pairs = [(match.field, value) for match in rule.matches for value in match.values]
-    queue = [rule.action]
-    while queue:
-        action = queue.pop()
-        for values, then in action.ways:
-            pairs += [(action.field, value) for value in values]
-            queue.append(then)
-    for name, value in pairs:
-        if isinstance(value, Range):
-            yield name, value

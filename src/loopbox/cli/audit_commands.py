@@ -1,0 +1,135 @@
+"""`loopbox audit`: who can reach what listens here.
+
+Must never: judge; rules/audit does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from loopbox.cli import asking
+from loopbox.cli.output import Output, current_output, printable, table
+from loopbox.cli.visiting import in_boxes
+from loopbox.errors import LoopboxError
+from loopbox.kernel.survey import Survey, socket_owners, survey
+from loopbox.rules.audit.findings import Finding, by_danger, endpoint, finding, is_exposed, summary
+from loopbox.rules.audit.reach import Reachability
+
+_COLOURS: dict[str, dict[str, Any]] = {
+    "high": {"fg": "red", "bold": True},
+    "medium": {"fg": "yellow"},
+    "unknown": {"fg": "magenta"},
+    "low": {},
+    "info": {"dim": True},
+}
+_CALM = ("loopback", "unreachable")
+
+
+@click.command()
+@click.option("--host", is_flag=True, help="Only the network namespace this command runs in.")
+@click.option("--box", metavar="NAME", shell_complete=asking.complete_box, help="Only this box.")
+@click.option("--all", "everything", is_flag=True, help="The host and every box (the default).")
+@click.option("--check", is_flag=True, help="Exit 1 when anything is reachable from outside.")
+def audit(host: bool, box: str | None, everything: bool, check: bool) -> int:
+    """Show who can reach each listener, most dangerous first, and how to shut it.
+
+    \b
+    loopbox audit                 this machine and its boxes
+    sudo loopbox audit --host     with every process and firewall rule in sight
+    loopbox audit --check         for CI: exit 1 when something is exposed
+    """
+    out = current_output()
+    places = _places(out, only_host=host and not everything, only_box=box)
+    found = by_danger(findings_of(places))
+    unseen = {f"{place}: {what}" for place, seen in places.items() for what in seen.unseen}
+    for text in sorted(unseen):
+        out.say(f"not seen on {text}")
+    out.emit({"findings": [entry.as_json() for entry in found]}, lambda: render(out, found))
+    return 1 if check and any(is_exposed(entry) for entry in found) else 0
+
+
+def _places(out: Output, *, only_host: bool, only_box: str | None) -> dict[str, Survey]:
+    """Place name to what was seen there."""
+    if only_box is not None:
+        names = [asking.box(only_box)["name"]]
+    else:
+        names = [] if only_host else [entry["name"] for entry in asking.boxes()]
+    places = {} if only_box is not None else {"host": survey()}
+    for name, seen in in_boxes(names, _survey_box).items():
+        if isinstance(seen, LoopboxError):
+            if only_box is not None:
+                raise seen
+            out.say(seen.message)
+        else:
+            places[name] = seen
+    return places
+
+
+def _survey_box() -> Survey:
+    return survey(is_box=True)
+
+
+def findings_of(places: dict[str, Survey]) -> list[Finding]:
+    """One finding for each listener of each place."""
+    inodes = {entry.inode for seen in places.values() for entry in seen.listeners}
+    owners, all_seen = socket_owners(inodes)
+    found: list[Finding] = []
+    for place, seen in places.items():
+        judge = Reachability(seen.view)
+        found += [
+            finding(
+                entry,
+                judge.judge(entry),
+                owners.get(entry.inode, ()),
+                where=place,
+                is_seen=all_seen,
+            )
+            for entry in seen.listeners
+        ]
+    return found
+
+
+def render(out: Output, found: Sequence[Finding]) -> str:
+    """A verdict in one line, a table sorted by danger, and what to do about the exposed ones."""
+    lines = [out.style(summary(found), bold=True)]
+    if not found:
+        return lines[0]
+    rows = [
+        (
+            entry.severity,
+            entry.reach,
+            f"{entry.listener.protocol} {endpoint(entry.listener)}",
+            _program(entry),
+            entry.where,
+        )
+        for entry in found
+    ]
+    header, *body = table(rows, header=("danger", "reach", "listener", "program", "where")).split(
+        "\n"
+    )
+    lines.append(out.style(header, underline=True))
+    for entry, line in zip(found, body, strict=True):
+        lines.append(out.style(line, **_COLOURS[entry.severity]))
+        if out.verbose:
+            lines += [f"    {printable(text)}" for text in entry.evidence]
+    fixes = {
+        f"{endpoint(entry.listener)}: {entry.fix}": None
+        for entry in found
+        if entry.reach not in _CALM and entry.severity != "info"
+    }
+    lines += [f"fix {printable(text)}" for text in fixes]
+    return "\n".join(lines)
+
+
+def _program(entry: Finding) -> str:
+    """Name and pid of the first holder, and how many more there are."""
+    if not entry.holders:
+        return f"uid {entry.listener.uid}"
+    first = entry.holders[0]
+    words = first.command.split()
+    name = words[0].rpartition("/")[2][:24] if words else "?"
+    more = f" +{len(entry.holders) - 1}" if len(entry.holders) > 1 else ""
+    return f"{name} ({first.pid}){more}"
