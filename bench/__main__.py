@@ -10,6 +10,7 @@ import argparse
 import importlib
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,9 @@ def main() -> int:
     unknown = set(options.groups) - set(GROUPS)
     if unknown:
         parser.error(f"unknown group: {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
+    # A `kill` ends the measurements as Ctrl-C does, with all they started.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     if not options.render:
         if OWN_NETWORK not in os.environ:
             peers.install_portless()
@@ -77,8 +81,16 @@ def main() -> int:
 def _again_in_own_network() -> int:
     command = ["unshare", "-n", "sh", "-ec", NETWORK, "sh", sys.executable, "-m", "bench"]
     env = dict(os.environ) | {OWN_NETWORK: "1"}
-    return subprocess.run([*command, *sys.argv[1:]], env=env, check=False).returncode
+    with subprocess.Popen([*command, *sys.argv[1:]], env=env) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.terminate()
+            return process.wait()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

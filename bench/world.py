@@ -173,13 +173,27 @@ class Loopbox:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and the session it leads, kindly first."""
+    """End a process, the session it leads, and what left that session, kindly first."""
+    # pasta puts its command into another session, where no signal to ours would reach it.
+    everyone = [(pid, _start_of(pid)) for pid in family([process.pid])]
     for number, patience in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0)):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(patience)
             break
+    for pid, start in everyone:
+        if start and _start_of(pid) == start:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _start_of(pid: int) -> str:
+    """When the process started (proc(5), field 22); a reused number has another. "" when gone."""
+    with contextlib.suppress(OSError):
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+        return text.rpartition(")")[2].split()[19]
+    return ""
 
 
 def family(pids: Iterable[int]) -> list[int]:
