@@ -53,8 +53,10 @@ enum {
     COPY_BYTES = 64 * 1024,      /* one recv; stays in the second-level cache */
     BULK_AFTER = 4,              /* full reads in a row before a direction is moved by splice */
     BULK_LEAST = 32 * 1024,      /* a burst smaller than this ends bulk mode */
-    SPLICE_BYTES = 1024 * 1024,  /* one splice; the pipe's slots are the real limit */
-    PIPE_BYTES = 256 * 1024,     /* more hits fs.pipe-user-pages-soft and shrinks others' pipes */
+    SPLICE_BYTES = 4096 * 1024,  /* one splice; the pipe's slots are the real limit */
+    WIDE_PIPES = 8,              /* the first few are wide, the others not: together a fifth of */
+    WIDE_PIPE_BYTES = 1024 * 1024, /* fs.pipe-user-pages-soft, past which every new pipe of the */
+    PIPE_BYTES = 256 * 1024,     /* user, in any program, shrinks */
     PIPES = 32,
     ROUNDS = 16,                 /* moves per turn, so that one bulk flow cannot starve others */
     EVENTS = 256,
@@ -104,7 +106,8 @@ struct door {
     int64_t owner;            /* uid, or -1 for anyone */
     int number, fd;
     unsigned burst, target_count;
-    bool paused, complained;
+    bool paused, complained, here_known;
+    struct sockaddr_storage here; /* the listener's address: every client's, unless a wildcard */
     struct target targets[TARGETS];
 };
 
@@ -460,7 +463,7 @@ static bool take_pipe(Core *core, struct flow *f)
         pair[0] = pair[1] = -1;
         return false;
     }
-    if (fcntl(pair[1], F_SETPIPE_SZ, PIPE_BYTES) < 0 &&
+    if (fcntl(pair[1], F_SETPIPE_SZ, slot < WIDE_PIPES ? WIDE_PIPE_BYTES : PIPE_BYTES) < 0 &&
         fcntl(pair[1], F_GETPIPE_SZ) < COPY_BYTES) { /* over the user's budget: not worth it */
         close(pair[0]);
         close(pair[1]);
@@ -645,6 +648,16 @@ static bool pump(Core *core, struct conn *c, int side)
     return true;
 }
 
+/* A socket of ours on loopback: no Nagle, and Reno, which every user may choose. There is no loss
+ * on loopback to be clever about, and a default of BBR would pace it: 2.5 times the CPU per byte
+ * to send (kernel 6.18, 2 cores). */
+static void tune(int fd)
+{
+    int on = 1;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "reno", 4);
+}
+
 /* ---- dialling ------------------------------------------------------------------------------ */
 
 static bool stand_in(Core *core, int fd, ino_t inode)
@@ -755,8 +768,7 @@ static void dial(Core *core, struct conn *c)
             starve(core, c);
             return;
         }
-        int on = 1;
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+        tune(fd);
         int result = connect(fd, (struct sockaddr *)&address, size);
         if (result < 0 && errno == EINPROGRESS)
             result = connect(fd, (struct sockaddr *)&address, size);
@@ -826,11 +838,11 @@ static bool is_owner(const struct diag_request *asked, const struct inet_diag_ms
 
 /* Exact sock_diag(7) lookup of the client's own socket: 5 us however many there are. The kernel
  * answers before sendto returns. Anything unclear is a no. */
-static bool admits(Core *core, int client, const struct sockaddr_storage *peer, int64_t owner)
+static bool admits(Core *core, struct door *d, int client, const struct sockaddr_storage *peer)
 {
-    struct sockaddr_storage here;
-    socklen_t size = sizeof here;
-    if (getsockname(client, (struct sockaddr *)&here, &size) < 0)
+    struct sockaddr_storage mine, *here = d->here_known ? &d->here : &mine;
+    socklen_t size = sizeof mine;
+    if (!d->here_known && getsockname(client, (struct sockaddr *)&mine, &size) < 0)
         return false;
     struct diag_request ask = {
         .head = {.nlmsg_len = sizeof ask,
@@ -842,7 +854,7 @@ static bool admits(Core *core, int client, const struct sockaddr_storage *peer, 
                  .idiag_states = ~0u},
     };
     put_address(peer, ask.body.id.idiag_src, &ask.body.id.idiag_sport);
-    put_address(&here, ask.body.id.idiag_dst, &ask.body.id.idiag_dport);
+    put_address(here, ask.body.id.idiag_dst, &ask.body.id.idiag_dport);
     ask.body.id.idiag_if = 1; /* lo is 1 in every namespace; 0 would miss clients bound to it */
     ask.body.id.idiag_cookie[0] = ask.body.id.idiag_cookie[1] = INET_DIAG_NOCOOKIE;
     struct sockaddr_nl kernel = {.nl_family = AF_NETLINK};
@@ -863,7 +875,7 @@ static bool admits(Core *core, int client, const struct sockaddr_storage *peer, 
         if (reply.head.nlmsg_type != SOCK_DIAG_BY_FAMILY ||
             n < (ssize_t)NLMSG_LENGTH(sizeof(struct inet_diag_msg)))
             return false;
-        return is_owner(&ask, NLMSG_DATA(&reply.head), owner);
+        return is_owner(&ask, NLMSG_DATA(&reply.head), d->owner);
     }
 }
 
@@ -903,7 +915,7 @@ static void welcome(Core *core, struct door *d, int client, const struct sockadd
 {
     struct end turned_away = {.fd = client};
     ADD(core->accepted, 1);
-    if (d->owner >= 0 && !admits(core, client, peer, d->owner)) {
+    if (d->owner >= 0 && !admits(core, d, client, peer)) {
         ADD(core->refused, 1);
         close_end(&turned_away, true);
         return;
@@ -1031,6 +1043,13 @@ static void remove_door(Core *core, struct door **at)
     free(d);
 }
 
+static bool is_wildcard(const struct sockaddr_storage *a)
+{
+    if (a->ss_family == AF_INET)
+        return !((const struct sockaddr_in *)a)->sin_addr.s_addr;
+    return IN6_IS_ADDR_UNSPECIFIED(&((const struct sockaddr_in6 *)a)->sin6_addr);
+}
+
 static void add_door(Core *core, struct command *m)
 {
     remove_door(core, find_door(core, m->door));
@@ -1051,8 +1070,10 @@ static void add_door(Core *core, struct command *m)
     d->burst = 1;
     d->target_count = m->target_count;
     memcpy(d->targets, m->targets, sizeof d->targets);
-    int on = 1;
-    setsockopt(d->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* accepted sockets inherit it */
+    tune(d->fd); /* accepted sockets inherit it */
+    socklen_t size = sizeof d->here;
+    getsockname(d->fd, (struct sockaddr *)&d->here, &size);
+    d->here_known = !is_wildcard(&d->here);
     fcntl(d->fd, F_SETFL, fcntl(d->fd, F_GETFL) | O_NONBLOCK);
     struct epoll_event event = {.events = EPOLLIN, .data.u64 = door_token(d)};
     if (epoll_ctl(core->epoll_fd, EPOLL_CTL_ADD, d->fd, &event) < 0) {
@@ -1096,6 +1117,8 @@ static void adopt(Core *core, struct command *m)
     }
     m->fd = m->fd2 = -1;
     prepare(c->end[LEFT].fd);
+    if (m->verb == DIAL)
+        tune(c->end[LEFT].fd); /* a client on loopback; ends to join may lead anywhere */
     load_pending(&c->flow[LEFT], &m->first, m->first_size);
     if (m->verb == JOIN) {
         prepare(c->end[RIGHT].fd);

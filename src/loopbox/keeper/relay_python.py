@@ -35,7 +35,9 @@ from enum import Enum, auto
 COPY_BYTES = 64 * 1024
 BULK_AFTER = 4
 BULK_LEAST = 32 * 1024
-SPLICE_BYTES = 1024 * 1024
+SPLICE_BYTES = 4096 * 1024
+WIDE_PIPES = 8
+WIDE_PIPE_BYTES = 1024 * 1024
 PIPE_BYTES = 256 * 1024
 PIPES = 32
 ROUNDS = 16
@@ -191,6 +193,14 @@ def _stream(fd: int) -> socket.socket:
     sock.setblocking(False)
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def _tune(sock: socket.socket) -> socket.socket:
+    """No Nagle and no clever congestion control for a socket on loopback: see relay.c."""
+    with contextlib.suppress(OSError):  # not TCP: nothing to tune
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
     return sock
 
 
@@ -396,8 +406,9 @@ class Core:
             pair = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return False
+        size = WIDE_PIPE_BYTES if self._pipe_count < WIDE_PIPES else PIPE_BYTES
         try:
-            fcntl.fcntl(pair[1], fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            fcntl.fcntl(pair[1], fcntl.F_SETPIPE_SZ, size)
         except OSError:
             if fcntl.fcntl(pair[1], fcntl.F_GETPIPE_SZ) < COPY_BYTES:  # over the user's budget
                 os.close(pair[0])
@@ -619,7 +630,7 @@ class Core:
                 c.next_target += 1
                 continue
             sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _tune(sock)
             result = sock.connect_ex(address)
             if result == errno.EINPROGRESS:
                 result = sock.connect_ex(address)
@@ -754,7 +765,7 @@ class Core:
         self._remove_door(number)
         g = self._group(place[0])
         inode = self._place(g, place[1])
-        d = _Door(number, _stream(fd), g, inode)
+        d = _Door(number, _tune(_stream(fd)), g, inode)
         d.owner = owner
         d.targets = unpack_targets(targets)
         self._epoll.register(d.sock, select.EPOLLIN)
@@ -770,7 +781,7 @@ class Core:
     ) -> None:
         g = self._group(place[0])
         inode = self._place(g, place[1])
-        c = self._new_conn(g, _stream(fd), None)
+        c = self._new_conn(g, _tune(_stream(fd)), None)
         c.place = inode
         c.targets = unpack_targets(targets)
         c.refusal = refusal
