@@ -46,6 +46,8 @@ from loopbox.wire.netlink import (
 TABLE = "loopbox"
 COMMENT = "made by loopbox; do not edit"
 
+BOX_ADDRESS6 = IPv6Address("fd6c:6f6f:7062::1")
+"""What a box sends from over IPv6: a unique local address that only exists inside boxes."""
 WAY_OUT_PORT = 64999
 """Where the transparent sockets listen: above every usual range of ephemeral ports."""
 WORLDLESS_MARK = 1 << 28
@@ -211,6 +213,13 @@ WAY_OUT: tuple[Rule, ...] = (
     Rule("prerouting", (*_v6_prefix(_V6_TARGET, _ONE), _ACCEPTED), "ip6 daddr ::1 accept"),
     Rule(
         "prerouting",
+        # The kernel enters an IPv6 address into its tables a moment after it was added (a work
+        # item, net/ipv6/addrconf.c); without this rule what comes home in that moment is lost.
+        (*_v6_prefix(_V6_TARGET, BOX_ADDRESS6.packed), _ACCEPTED),
+        f"ip6 daddr {BOX_ADDRESS6} accept",
+    ),
+    Rule(
+        "prerouting",
         # 1 is RTN_UNICAST: local, broadcast and multicast are the box's own affair.
         (*_is_family(_IPV4), _address_type(), _compare(_UNICAST, _UNEQUAL), _ACCEPTED),
         "meta nfproto ipv4 fib daddr type != unicast accept",
@@ -326,6 +335,11 @@ def _prepared(*, with_way_out: bool, replace: bool) -> tuple[bytes, tuple[str, .
 
 
 # --- hands ---------------------------------------------------------------------------------
+
+
+def fresh_batch() -> bytes:
+    """The batch that makes our table, guard and way out, where there is none yet."""
+    return _prepared(with_way_out=True, replace=False)[0]
 
 
 def install(*, with_way_out: bool) -> None:

@@ -25,7 +25,7 @@ import socket
 import struct
 from contextlib import ExitStack
 from dataclasses import dataclass
-from ipaddress import ip_interface, ip_network
+from ipaddress import IPv6Interface, ip_interface, ip_network
 
 from loopbox.errors import HostError
 from loopbox.kernel import nft
@@ -44,7 +44,7 @@ from loopbox.wire.netlink import ACK, REQUEST, build_attribute, build_message, p
 
 BOX_ADDRESS4 = ip_interface("198.18.0.1/32")
 """What a box sends from (RFC 2544's benchmarking block: nobody's). Every box has the same."""
-BOX_ADDRESS6 = ip_interface("fd6c:6f6f:7062::1/128")
+BOX_ADDRESS6 = IPv6Interface(nft.BOX_ADDRESS6)
 NAMESERVER = "198.18.0.53"
 """What a box's resolv.conf names. Not local, so no port 53 of the box is taken."""
 
@@ -52,13 +52,14 @@ _TABLE = 0x6C62
 _PRIORITY = 40000
 """After the main table's 32766 and the default table's 32767 (ip-rule(8))."""
 _WORLD4, _WORLD6 = ip_network("0.0.0.0/0"), ip_network("::/0")
-_BACKLOG = 4096
-_UDP_BUFFER = 1 << 20
+BACKLOG = 4096
+UDP_BUFFER = 1 << 20
+"""Octets of datagrams that wait for the keeper."""
 
 # linux/in.h, linux/in6.h, linux/netfilter/nfnetlink_log.h
 _IP_TRANSPARENT, IP_RECVORIGDSTADDR = 19, 20
 _IPV6_TRANSPARENT, IPV6_RECVORIGDSTADDR = 75, 74
-_NETLINK_NETFILTER, _LOG_CONFIG = 12, 4 << 8 | 1
+NETLINK_NETFILTER, _LOG_CONFIG = 12, 4 << 8 | 1
 _LINGER_RESET = struct.pack("ii", 1, 0)
 
 
@@ -102,7 +103,10 @@ _REQUESTS4 = (
     add_route(_WORLD4, device=LOOPBACK_INDEX, source=BOX_ADDRESS4.ip, kind="local", table=_TABLE),
 )
 _REQUESTS6 = (
-    add_address(LOOPBACK_INDEX, BOX_ADDRESS6),
+    # The kernel enters the address into the local table a moment later (net/ipv6/addrconf.c).
+    # Until then the way out's own route must find it, and not a prefix route, whose packets
+    # would go to be forwarded: they were lost.
+    add_address(LOOPBACK_INDEX, BOX_ADDRESS6, prefix_route=False),
     add_rule(6, table=_TABLE, priority=_PRIORITY, incoming="lo", without_mark=nft.WORLDLESS_MARK),
 )
 
@@ -118,7 +122,7 @@ def open_way_out(*, ipv6: bool = True) -> WayOutSockets:
     with ExitStack() as undo:
         try:
             tcp = undo.enter_context(_transparent(socket.SOCK_STREAM))
-            tcp.listen(_BACKLOG)
+            tcp.listen(BACKLOG)
             udp = undo.enter_context(_transparent(socket.SOCK_DGRAM))
             log = _open_log()
         except OSError as error:
@@ -133,9 +137,10 @@ def open_way_out(*, ipv6: bool = True) -> WayOutSockets:
                 nft.install(with_way_out=False)
             raise
         with RouteSocket() as route:
-            _apply(route, _REQUESTS4)
+            requests4, requests6 = way_out_requests(ipv6=ipv6)
+            _apply(route, requests4)
             if tcp.family == socket.AF_INET6:
-                _apply(route, (*_REQUESTS6, world_route()) if ipv6 else _REQUESTS6)
+                _apply(route, requests6)
         undo.pop_all()
         return WayOutSockets(tcp, udp, log, world6=ipv6 and tcp.family == socket.AF_INET6)
 
@@ -182,7 +187,7 @@ def _transparent(kind: socket.SocketKind) -> socket.socket:
         else:
             opened.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
         if kind == socket.SOCK_DGRAM:
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _UDP_BUFFER)
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UDP_BUFFER)
             opened.setsockopt(socket.IPPROTO_IP, IP_RECVORIGDSTADDR, 1)
             if dual:
                 opened.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVORIGDSTADDR, 1)
@@ -205,14 +210,24 @@ def _socket_error(error: OSError) -> HostError:
     )
 
 
-def _open_log() -> socket.socket | None:
-    """A socket bound to our NFLOG group, or None where the kernel has no NFLOG."""
+def build_log_request() -> bytes:
+    """The request that binds a netfilter socket to our NFLOG group."""
     command = build_attribute(1, b"\1")  # NFULA_CFG_CMD: bind
     mode = build_attribute(2, struct.pack(">IBx", nft.LOG_BYTES, 2))  # copy the packet
     header = struct.pack(">BBH", socket.AF_UNSPEC, 0, nft.LOG_GROUP)
-    log = open_netlink(_NETLINK_NETFILTER)
+    return build_message(_LOG_CONFIG, REQUEST | ACK, 1, header + command + mode)
+
+
+def way_out_requests(*, ipv6: bool) -> tuple[tuple[Request, ...], tuple[Request, ...]]:
+    """What a box's addresses, rules and routes are asked of the kernel with: IPv4's and IPv6's."""
+    return _REQUESTS4, (*_REQUESTS6, world_route()) if ipv6 else _REQUESTS6
+
+
+def _open_log() -> socket.socket | None:
+    """A socket bound to our NFLOG group, or None where the kernel has no NFLOG."""
+    log = open_netlink(NETLINK_NETFILTER)
     try:
-        log.send(build_message(_LOG_CONFIG, REQUEST | ACK, 1, header + command + mode))
+        log.send(build_log_request())
         verdicts = [message.error for message in parse_messages(log.recv(4096))]
         if any(verdict is None or verdict[0] for verdict in verdicts):
             log.close()
@@ -254,7 +269,7 @@ def open_forward(port: int) -> list[socket.socket]:
                 if family == socket.AF_INET6 and error.errno == errno.EADDRNOTAVAIL:
                     continue  # IPv6 is switched off in this namespace
                 raise
-            one.listen(_BACKLOG)
+            one.listen(BACKLOG)
             opened.append(one)
         undo.pop_all()
         return opened

@@ -66,7 +66,7 @@ _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
 _NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
 _NEWRULE, _DELRULE = 32, 33
 _IFF_UP, _IFF_LOOPBACK, _IFF_LOWER_UP = 0x1, 0x8, 0x10000
-_IFA_F_NODAD = 0x02
+_IFA_F_NODAD, _IFA_F_NOPREFIXROUTE = 0x02, 0x200
 _PROTOCOL_STATIC = 4
 _header = struct.Struct("=IHHII")
 _attribute_header = struct.Struct("=HH")
@@ -223,42 +223,48 @@ def link_up(link: int | str) -> Request:
 
 
 def add_address(
-    index: int, interface: Interface, *, scope: str | None = None, nodad: bool = True
+    index: int,
+    interface: Interface,
+    *,
+    scope: str | None = None,
+    nodad: bool = True,
+    prefix_route: bool = True,
 ) -> Request:
     """Give a link an address.
 
     Scope None means `host` for 127/8 and ::1, else `global` (as ip-address(8)). `nodad`: an IPv6
     address is usable at once; without, it is tentative for a moment and is refused as a route's
-    source. The address being there already is an error with errno EEXIST.
+    source. `prefix_route`: False keeps the kernel from adding its route to the prefix. The address
+    being there already is an error with errno EEXIST.
     """
-    return Request(
-        "add address",
-        f"`{interface}` to link {index}",
-        _NEWADDR,
-        CREATE | EXCL,
-        _address_payload(index, interface, scope=scope, nodad=nodad),
-    )
+    flags = _IFA_F_NODAD if nodad and interface.version == 6 else 0
+    flags |= 0 if prefix_route else _IFA_F_NOPREFIXROUTE
+    payload = _address_payload(index, interface, scope=scope, flags=flags)
+    target = f"`{interface}` to link {index}"
+    return Request("add address", target, _NEWADDR, CREATE | EXCL, payload)
 
 
 def delete_address(index: int, interface: Interface) -> Request:
     """Take an address from a link; EADDRNOTAVAIL when it is not there."""
-    return Request(
-        "delete address",
-        f"`{interface}` from link {index}",
-        _DELADDR,
-        0,
-        _address_payload(index, interface, scope=None, nodad=False),
-    )
+    payload = _address_payload(index, interface, scope=None, flags=0)
+    return Request("delete address", f"`{interface}` from link {index}", _DELADDR, 0, payload)
 
 
-def _address_payload(index: int, interface: Interface, *, scope: str | None, nodad: bool) -> bytes:
-    packed, version = interface.ip.packed, interface.version
+def _address_payload(index: int, interface: Interface, *, scope: str | None, flags: int) -> bytes:
+    packed = interface.ip.packed
     word = scope or ("host" if interface.ip.is_loopback else "global")
-    flags = _IFA_F_NODAD if nodad and version == 6 else 0
-    prefix = interface.network.prefixlen
-    header = struct.pack("=BBBBI", _family(version), prefix, flags, SCOPES[word], index)
-    local = build_attribute(2, packed)  # IFA_LOCAL
-    return header + local + build_attribute(1, packed)  # IFA_ADDRESS
+    header = struct.pack(
+        "=BBBBI",
+        _family(interface.version),
+        interface.network.prefixlen,
+        flags & 0xFF,
+        SCOPES[word],
+        index,
+    )
+    parts = [header, build_attribute(2, packed), build_attribute(1, packed)]  # IFA_LOCAL, _ADDRESS
+    if flags > 0xFF:
+        parts.append(build_attribute(8, _uint32(flags)))  # IFA_FLAGS
+    return b"".join(parts)
 
 
 def add_route(
