@@ -31,6 +31,11 @@ _AGAIN_PER_BOX = 0.02
 """Seconds after which a box with listeners is asked though no counter changed: one listener that
 closes and another that opens within one period leave the counters as they were. It grows with the
 number of boxes, so that this costs at most 50 questions a second."""
+_LIVELY = 0.5
+"""Seconds after a change during which a box is asked at every poll: what follows closely upon it
+may cancel out in the counters (a server ends while the relay's socket to it appears)."""
+_MOST_LIVELY = 16
+"""Boxes asked for that reason in one poll, at most."""
 
 
 class Watch:
@@ -46,6 +51,7 @@ class Watch:
         self._look = look
         self._seen: dict[int, tuple[int, ...]] = {}
         self._asked: dict[int, float] = {}
+        self._changed: dict[int, float] = {}
         self._busy: dict[int, asyncio.Task[None]] = {}
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._poll(), name="watch")
@@ -61,6 +67,7 @@ class Watch:
         """The box is going: nothing about it is remembered."""
         self._seen.pop(box.group, None)
         self._asked.pop(box.group, None)
+        self._changed.pop(box.group, None)
         task = self._busy.pop(box.group, None)
         if task is not None:
             task.cancel()
@@ -78,11 +85,19 @@ class Watch:
         found = counters([fd for box in boxes for fd in box.counters])
         now, at = self._loop.time(), 0
         again = max(_AGAIN, _AGAIN_PER_BOX * len(boxes))
+        lively = _MOST_LIVELY
         for box in boxes:
             seen = tuple(found[at : at + len(box.counters)])
             at += len(box.counters)
             due = bool(box.listeners) and now - self._asked.get(box.group, now) > again
-            if self._seen.get(box.group) != seen or due:
+            if self._seen.get(box.group) != seen:
+                self._changed[box.group] = now
+                due = True
+            elif lively and box.group in self._changed:
+                due, lively = True, lively - 1
+                if now - self._changed[box.group] > _LIVELY:
+                    del self._changed[box.group]
+            if due:
                 self._ask(box, seen, now)
 
     def _ask(self, box: HeldBox, seen: tuple[int, ...], now: float) -> None:
