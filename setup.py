@@ -10,7 +10,8 @@ setup(
     ext_modules=[
         Extension(
             "loopbox.kernel._syscalls",
-            ["src/native/syscalls.c"],
+            ["src/native/syscalls.c", "src/native/making.c"],
+            depends=["src/native/making.h"],
             extra_compile_args=["-O2", "-Wall", "-Wextra"],
             optional=True,
         ),

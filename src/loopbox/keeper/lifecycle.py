@@ -119,28 +119,26 @@ class Life:
         async with AsyncExitStack() as undo:
             undo.callback(self._known.give_back, address)
             try:
-                namespaces, (way_out, problem) = await self._roamer.make(
-                    group=os.getegid(), then=self._equip
-                )
+                made = await self._roamer.make(group=os.getegid(), ipv6=self._way_out.has_ipv6)
             except OSError as error:
                 raise HostError(
                     f"cannot make box `{name}`: {error.strerror}",
                     hint="loopbox doctor says what this machine allows",
                 ) from error
-            undo.callback(namespaces.close)
+            undo.callback(made.namespaces.close)
             box = HeldBox(
                 name=name,
                 group=group,
                 address=address,
                 directory=directory,
                 created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                namespaces=namespaces,
+                namespaces=made.namespaces,
                 kept=kept,
-                way_out=way_out,
-                problems=() if problem is None else (problem,),
+                way_out=made.way_out,
+                problems=() if made.problem is None else (made.problem,),
             )
-            if way_out is not None:
-                await self._way_out.open(box.group, namespaces.net, way_out)
+            if made.way_out is not None:
+                await self._way_out.open(group, made.namespaces.net, made.way_out)
                 undo.callback(self._way_out.close, box.group)
             self._records.save(box)
             self.boxes[name] = box
@@ -150,8 +148,8 @@ class Life:
         return box
 
     @staticmethod
-    def _equip() -> tuple[WayOutSockets | None, str | None]:
-        """Inside a new box: its way out. A box without one still is a box."""
+    def _equip_anew() -> tuple[WayOutSockets | None, str | None]:
+        """Inside a box of an earlier keeper: its way out. A box without one still is a box."""
         try:
             return open_way_out(), None
         except HostError as error:
@@ -330,7 +328,7 @@ class Life:
             net, group = namespaces.net, self._next_group()
             address = self._known.take(record.name, record.address)
             undo.callback(self._known.give_back, address)
-            way_out, problem = await self._roamer.inside(net, self._equip)
+            way_out, problem = await self._roamer.inside(net, self._equip_anew)
             box = HeldBox(
                 name=record.name,
                 group=group,

@@ -1,8 +1,8 @@
-"""The roaming thread: the one thread of the keeper that enters boxes.
+"""The roaming threads: the only threads of the keeper that enter boxes.
 
-Owns: the thread, its queue, and the parking namespace it stands in between jobs. A rootless
+Owns: the threads, their queues, and the parking namespace they stand in between jobs. A rootless
 thread that has left the host's network namespace can never come back (the host's belongs to the
-initial user namespace), so only this thread ever leaves; sockets it makes in a box are used by
+initial user namespace), so only these threads ever leave; sockets it makes in a box are used by
 the others from outside, for a socket belongs to the namespace it was created in (ip-netns(8)).
 Must never: run a job that waits; block the event loop.
 
@@ -22,10 +22,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from loopbox.kernel.making import MadeBox, make_box
 from loopbox.kernel.namespaces import (
     Namespaces,
     copy_template,
-    make_namespaces,
     open_namespace,
     open_template,
     rebind_private_files,
@@ -40,13 +40,17 @@ _Job = tuple[Callable[[], object], "asyncio.Future[object]"]
 
 
 class Roamer:
-    """Runs jobs inside boxes, one after the other, in the order they were asked for."""
+    """Runs jobs inside boxes, one after the other, in the order they were asked for.
+
+    Boxes are made by hands of their own: making one takes a hundred times as long as a look into
+    one, and two hands make boxes side by side.
+    """
 
     def __init__(self, files: Path) -> None:
         self._files = files
-        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="roamer", daemon=True)
-        self._loop = asyncio.get_running_loop()
+        self._hand = _Hand("roamer")
+        self._makers: list[_Hand] = []
+        self._turn = 0
         self._template = -1
         self.parking = -1
         """A network namespace with nothing in it, to stand in; the relay stands there too."""
@@ -56,18 +60,30 @@ class Roamer:
 
         Raises OSError when the kernel refuses either.
         """
-        self._thread.start()
-        self.parking, self._template = await self._call(self._settle)
+        self.parking, self._template = await self._hand.call(self._settle)
+        self._makers = [_Hand("maker 1"), _Hand("maker 2")]
+        for maker in self._makers:
+            await maker.call(self._stand_by)
 
     def _settle(self) -> tuple[int, int]:
         unshare(CLONE_NEWNET)
         parking = open_namespace("net")
         return parking, open_template(self._files)
 
+    def _stand_by(self) -> None:
+        # A thread may only enter a mount namespace when it shares its root and working directory
+        # with no other (setns(2)); unsharing one gives it its own.
+        unshare(CLONE_NEWNS)
+        self._return()
+
+    def _return(self) -> None:
+        setns(self.parking, CLONE_NEWNET)
+        setns(self._template, CLONE_NEWNS)
+
     async def stop(self) -> None:
-        """Let the queued jobs finish and end the thread."""
-        self._queue.put(None)
-        await asyncio.to_thread(self._thread.join)
+        """Let the queued jobs finish and end the threads."""
+        for hand in (*self._makers, self._hand):
+            await asyncio.to_thread(hand.end)
         for fd in (self.parking, self._template):
             if fd >= 0:
                 os.close(fd)
@@ -82,24 +98,19 @@ class Roamer:
             finally:
                 setns(self.parking, CLONE_NEWNET)
 
-        return await self._call(inside)
+        return await self._hand.call(inside)
 
-    async def make(self, *, group: int, then: Callable[[], Result]) -> tuple[Namespaces, Result]:
-        """Make a box's namespaces and run `then` inside before anyone can enter."""
+    async def make(self, *, group: int, ipv6: bool) -> MadeBox:
+        """Make a box; whoever gets it closes it. See kernel/making.py."""
 
-        def make() -> tuple[Namespaces, Result]:
+        def make() -> MadeBox:
             try:
-                made = make_namespaces(self._template, group=group)
-                try:
-                    return made, then()
-                except BaseException:
-                    made.close()
-                    raise
+                return make_box(self._template, group=group, ipv6=ipv6)
             finally:
-                setns(self.parking, CLONE_NEWNET)
-                setns(self._template, CLONE_NEWNS)
+                self._return()
 
-        return await self._call(make)
+        self._turn = (self._turn + 1) % len(self._makers)
+        return await self._makers[self._turn].call(make)
 
     async def copy_mounts(self) -> int:
         """A new mount namespace for a box whose own has gone; the caller closes it."""
@@ -110,14 +121,14 @@ class Roamer:
             finally:
                 setns(self._template, CLONE_NEWNS)
 
-        return await self._call(copy)
+        return await self._hand.call(copy)
 
     async def release(self, box: Namespaces) -> None:
         """Close a box's descriptors behind every job that was asked for before.
 
         Closed at once, their numbers could be another box's by the time such a job runs.
         """
-        await self._call(box.close)
+        await self._hand.call(box.close)
 
     async def dress(self, box: Namespaces, files: Path | None) -> None:
         """Prepare a box for its first program: own /sys/class/net, own files where it has any."""
@@ -130,10 +141,9 @@ class Roamer:
                 if files is not None:
                     rebind_private_files(box.mnt, files)
             finally:
-                setns(self.parking, CLONE_NEWNET)
-                setns(self._template, CLONE_NEWNS)
+                self._return()
 
-        await self._call(dress)
+        await self._hand.call(dress)
 
     async def rebind(self, boxes: list[tuple[int, Path]]) -> None:
         """Lay the private files over /etc's anew, in the template and in each (mnt, files)."""
@@ -149,12 +159,28 @@ class Roamer:
             finally:
                 rebind_private_files(self._template, self._files)
 
-        await self._call(rebind)
+        await self._hand.call(rebind)
 
-    def _call(self, job: Callable[[], Result]) -> asyncio.Future[Result]:
+
+class _Hand:
+    """One thread and its queue of jobs."""
+
+    def __init__(self, name: str) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def call(self, job: Callable[[], Result]) -> asyncio.Future[Result]:
+        """Queue a job; the future gives what it returns or raises."""
         future: asyncio.Future[Result] = self._loop.create_future()
         self._queue.put((job, future))  # type: ignore[arg-type]
         return future
+
+    def end(self) -> None:
+        """Let the queued jobs finish; blocks until they have."""
+        self._queue.put(None)
+        self._thread.join()
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:

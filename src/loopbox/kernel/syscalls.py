@@ -28,7 +28,7 @@ MS_SLAVE = 0x80000
 MS_PRIVATE = 0x40000
 MNT_DETACH = 0x2
 
-__all__ = ["COMPILED", "counters", "mount", "setns", "umount2", "unshare"]
+__all__ = ["COMPILED", "counters", "make_box", "mount", "setns", "umount2", "unshare"]
 
 COMPILED = False
 """True when the compiled core serves; the pure twin gives the same answers more slowly."""
@@ -54,11 +54,31 @@ if TYPE_CHECKING:
     def counters(descriptors: Sequence[int]) -> list[int]:
         """One number per sockstat descriptor that changes when a socket count there changes."""
 
+    def make_box(
+        template: int,
+        port: int,
+        udp_buffer: int,
+        backlog: int,
+        ping: bytes,
+        log: bytes,
+        nft: bytes,
+        routes4: bytes,
+        routes6: bytes,
+    ) -> tuple[int, int, int, int, int, int]:
+        """Only where COMPILED: net, mnt, tcp, udp, log and cookie of a box (native/making.h)."""
+
 else:
     try:
         if os.environ.get("LOOPBOX_PURE"):
             raise ImportError
-        from loopbox.kernel._syscalls import counters, mount, setns, umount2, unshare
+        from loopbox.kernel._syscalls import (
+            counters,
+            make_box,
+            mount,
+            setns,
+            umount2,
+            unshare,
+        )
 
         COMPILED = True
     except ImportError:

@@ -1,0 +1,242 @@
+/* A whole box in one call: what loopbox/kernel/making.py does step by step, without the
+ * interpreter between the steps and without the GIL, so that two threads make boxes side by side.
+ *
+ * Owns: the order of the system calls and closing all of it when one fails.
+ * Must never: decide anything (the netlink requests come ready made), or explain a failure: the
+ * caller then walks the slow way once, which names the step and keeps the kernel's own words.
+ */
+#define PY_SSIZE_T_CLEAN
+#define _GNU_SOURCE
+#include <Python.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <sched.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "making.h"
+
+#ifndef IPV6_RECVORIGDSTADDR
+#define IPV6_RECVORIGDSTADDR 74
+#endif
+#ifndef SO_NETNS_COOKIE
+#define SO_NETNS_COOKIE 71
+#endif
+#ifndef IP_RECVORIGDSTADDR
+#define IP_RECVORIGDSTADDR 20
+#endif
+#ifndef IPV6_TRANSPARENT
+#define IPV6_TRANSPARENT 75
+#endif
+
+enum { NET, MNT, TCP, UDP, LOG, HELD };
+
+struct plan {
+    int template_mnt, port, udp_buffer, backlog;
+    Py_buffer ping, nft, routes4, routes6, log;
+};
+
+/* The cookie names this network namespace and no other, ever; 0 before Linux 5.14. */
+static int
+raise_lo(uint64_t *cookie)
+{
+    struct ifreq request;
+    memset(&request, 0, sizeof request);
+    strcpy(request.ifr_name, "lo");
+    request.ifr_flags = IFF_UP | IFF_LOOPBACK | IFF_RUNNING;
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -1;
+    int result = ioctl(fd, SIOCSIFFLAGS, &request);
+    socklen_t length = sizeof *cookie;
+    if (getsockopt(fd, SOL_SOCKET, SO_NETNS_COOKIE, cookie, &length))
+        *cookie = 0;
+    close(fd);
+    return result;
+}
+
+static int
+write_setting(int directory, const char *name, const char *text, size_t length)
+{
+    int fd = openat(directory, name, O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    ssize_t written = write(fd, text, length);
+    close(fd);
+    return written == (ssize_t)length ? 0 : -1;
+}
+
+static int
+tune(const Py_buffer *ping)
+{
+    static const char *const closed[] = {
+        "conf/all/route_localnet", "conf/default/route_localnet", "conf/lo/route_localnet"};
+    int directory = open("/proc/sys/net/ipv4", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (directory < 0)
+        return -1;
+    int result = write_setting(directory, "ip_unprivileged_port_start", "0", 1);
+    if (result == 0)
+        result = write_setting(directory, "ping_group_range", ping->buf, (size_t)ping->len);
+    for (size_t i = 0; result == 0 && i < sizeof closed / sizeof *closed; i++) {
+        char now = '?';
+        int fd = openat(directory, closed[i], O_RDONLY | O_CLOEXEC);
+        if (fd < 0 || read(fd, &now, 1) != 1)
+            result = -1;
+        if (fd >= 0)
+            close(fd);
+        if (result == 0 && now != '0')
+            result = write_setting(directory, closed[i], "0", 1);
+    }
+    close(directory);
+    return result;
+}
+
+/* Send one netlink datagram and read answers until the one ack it asks for; any error fails. */
+static int
+request(int fd, const Py_buffer *batch)
+{
+    char answer[16384];
+    if (send(fd, batch->buf, (size_t)batch->len, 0) < 0)
+        return -1;
+    for (;;) {
+        ssize_t length = recv(fd, answer, sizeof answer, 0);
+        if (length < 0)
+            return -1;
+        int left = (int)length;
+        for (struct nlmsghdr *head = (struct nlmsghdr *)answer; NLMSG_OK(head, (unsigned)left);
+             head = NLMSG_NEXT(head, left)) {
+            if (head->nlmsg_type != NLMSG_ERROR)
+                continue;
+            int error = ((struct nlmsgerr *)NLMSG_DATA(head))->error;
+            if (error) {
+                errno = -error;
+                return -1;
+            }
+            return 0;
+        }
+    }
+}
+
+static int
+request_on_new(int protocol, const Py_buffer *first, const Py_buffer *second)
+{
+    int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol);
+    if (fd < 0)
+        return -1;
+    int result = request(fd, first);
+    if (result == 0 && second && second->len)
+        result = request(fd, second);
+    int saved = errno;
+    close(fd);
+    errno = saved;
+    return result;
+}
+
+static int
+transparent(int kind, const struct plan *plan)
+{
+    const int on = 1, off = 0;
+    struct sockaddr_in6 any = {
+        .sin6_family = AF_INET6, .sin6_port = htons((uint16_t)plan->port), .sin6_addr = in6addr_any};
+    int fd = socket(AF_INET6, kind | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return -1;
+    int bad = setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off)
+              || setsockopt(fd, IPPROTO_IPV6, IPV6_TRANSPARENT, &on, sizeof on);
+    if (!bad && kind == SOCK_DGRAM)
+        bad = setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &plan->udp_buffer, sizeof plan->udp_buffer)
+              || setsockopt(fd, IPPROTO_IP, IP_RECVORIGDSTADDR, &on, sizeof on)
+              || setsockopt(fd, IPPROTO_IPV6, IPV6_RECVORIGDSTADDR, &on, sizeof on);
+    if (!bad && kind == SOCK_STREAM)
+        bad = setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (!bad)
+        bad = bind(fd, (struct sockaddr *)&any, sizeof any);
+    if (!bad && kind == SOCK_STREAM)
+        bad = listen(fd, plan->backlog);
+    if (bad) {
+        int saved = errno;
+        close(fd);
+        errno = saved;
+        return -1;
+    }
+    return fd;
+}
+
+static int
+open_log(const Py_buffer *bind_request)
+{
+    int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER);
+    if (fd < 0)
+        return -1;
+    if (request(fd, bind_request) || fcntl(fd, F_SETFL, O_NONBLOCK) < 0) {
+        int saved = errno;
+        close(fd);
+        errno = saved;
+        return -1;
+    }
+    return fd;
+}
+
+static int
+make(const struct plan *plan, int held[HELD], uint64_t *cookie)
+{
+    if (unshare(CLONE_NEWNET) || raise_lo(cookie))
+        return -1;
+    if ((held[NET] = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC)) < 0)
+        return -1;
+    if (tune(&plan->ping))
+        return -1;
+    if (setns(plan->template_mnt, CLONE_NEWNS) || unshare(CLONE_NEWNS))
+        return -1;
+    if ((held[MNT] = open("/proc/thread-self/ns/mnt", O_RDONLY | O_CLOEXEC)) < 0)
+        return -1;
+    if ((held[TCP] = transparent(SOCK_STREAM, plan)) < 0)
+        return -1;
+    if ((held[UDP] = transparent(SOCK_DGRAM, plan)) < 0)
+        return -1;
+    if ((held[LOG] = open_log(&plan->log)) < 0)
+        return -1;
+    if (request_on_new(NETLINK_NETFILTER, &plan->nft, NULL))
+        return -1;
+    return request_on_new(NETLINK_ROUTE, &plan->routes4, &plan->routes6);
+}
+
+PyObject *
+loopbox_make_box(PyObject *self, PyObject *args)
+{
+    struct plan plan;
+    int held[HELD] = {-1, -1, -1, -1, -1};
+    uint64_t cookie = 0;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "iiiiy*y*y*y*y*:make_box", &plan.template_mnt, &plan.port,
+                          &plan.udp_buffer, &plan.backlog, &plan.ping, &plan.log, &plan.nft,
+                          &plan.routes4, &plan.routes6))
+        return NULL;
+    int result, saved;
+    Py_BEGIN_ALLOW_THREADS
+    result = make(&plan, held, &cookie);
+    saved = errno;
+    if (result)
+        for (int i = 0; i < HELD; i++)
+            if (held[i] >= 0)
+                close(held[i]);
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&plan.ping);
+    PyBuffer_Release(&plan.log);
+    PyBuffer_Release(&plan.nft);
+    PyBuffer_Release(&plan.routes4);
+    PyBuffer_Release(&plan.routes6);
+    if (result) {
+        errno = saved;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return Py_BuildValue("(iiiiiK)", held[NET], held[MNT], held[TCP], held[UDP], held[LOG],
+                         (unsigned long long)cookie);
+}
