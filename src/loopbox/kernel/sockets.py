@@ -5,8 +5,8 @@ look-up of one socket's owner. A diag socket answers for the network namespace i
 *created*, for ever and from any thread or namespace, so it can be kept instead of setns(2).
 
 Must never: read /proc/net/tcp (its text cannot tell dual-stack from V6ONLY, and a read of it walks
-the whole established hash: 1.5 ms), judge who may reach a socket (rules/audit does), dump in order to
-find one socket.
+the whole established hash: 1.5 ms), judge who may reach a socket (rules/audit does), dump to find
+one socket.
 
 Example::
 
