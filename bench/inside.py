@@ -6,13 +6,14 @@ in the box, or both outside.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from bench import loads, peers
 from bench.harness import Goal, Group, Row, take_rounds
 from bench.loads import Target
-from bench.world import World
+from bench.world import World, family, pinned
 
 GOAL = Goal("box", "host", 0.97)
 BOX = "bench"
@@ -34,9 +35,9 @@ def measure(*, rounds: int, seconds: float) -> Group:
             ["iperf3", "-s", "-p", str(IPERF)],
             ["redis-server", "--port", str(REDIS), "--save", "", "--bind", "127.0.0.1"],
         )
+        started = []
         for command in servers:
-            world.start(command)
-            loopbox.run(BOX, command)
+            started += [world.start(command).pid, loopbox.run(BOX, command).pid]
         address = loopbox.address(BOX)
         for port in (WEB, IPERF, REDIS):
             world.wait_for("127.0.0.1", port)
@@ -67,10 +68,15 @@ def measure(*, rounds: int, seconds: float) -> Group:
             add(title, "1/s", load, port=REDIS)
         for connections in (1, 32, 256):
             title = f"wrk on nginx, {connections} connection{'s'[: connections > 1]}"
-            rate = partial(_request_rate, connections=connections, seconds=seconds)
+            rate = partial(_request_rate, connections=connections, seconds=seconds, servers=started)
             add(title, "1/s", rate, port=WEB)
     return group
 
 
-def _request_rate(target: Target, *, connections: int, seconds: float) -> float:
-    return loads.wrk(target, connections=connections, seconds=seconds).requests_per_second
+def _request_rate(
+    target: Target, *, connections: int, seconds: float, servers: Sequence[int]
+) -> float:
+    """With one connection all on one core: otherwise the waking of cores is what is measured."""
+    pids = [os.getpid(), *family(servers)] if connections == 1 else []
+    with pinned(pids, {min(os.sched_getaffinity(0))}):
+        return loads.wrk(target, connections=connections, seconds=seconds).requests_per_second
