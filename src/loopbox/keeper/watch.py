@@ -33,7 +33,7 @@ closes and another that opens within one period leave the counters as they were.
 number of boxes, so that this costs at most 50 questions a second."""
 _LIVELY = 0.5
 """Seconds after a change during which a box is asked at every poll: what follows closely upon it
-may cancel out in the counters (a server ends while the relay's socket to it appears)."""
+may cancel out in the counters (a server ends just when a socket of the relay's appears)."""
 _MOST_LIVELY = 16
 """Boxes asked for that reason in one poll, at most."""
 
@@ -114,8 +114,11 @@ class Watch:
             del self._busy[group]
 
     async def _look_once(self, box: HeldBox) -> None:
+        before = box.listeners
         try:
             await self._look(box)
+            if box.listeners != before and not box.going:
+                self._changed[box.group] = self._loop.time()
         except asyncio.CancelledError:
             raise
         except Exception:
