@@ -95,7 +95,7 @@ class World:
                     data, peer = opened.recvfrom(65535)
                 except OSError:
                     return
-                if not data:
+                if peer is None:  # shut down
                     return
                 opened.sendto(answer(data, peer), peer)
 
