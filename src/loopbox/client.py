@@ -34,6 +34,7 @@ _SO_PEERCRED = 17
 _SCM_RIGHTS = 1
 _MOST_FDS = 16
 _START_LOCK = "start.lock"
+_GONE = "keeper-gone"
 
 _ERRORS: dict[str, type[LoopboxError]] = {
     kind.__name__: kind
@@ -44,9 +45,12 @@ _ERRORS: dict[str, type[LoopboxError]] = {
 class Keeper:
     """One connection to the keeper. Not thread-safe; close it, or use it as a context."""
 
-    def __init__(self, sock: _socket.socket) -> None:
+    def __init__(self, sock: _socket.socket, *, may_renew: bool = False) -> None:
         self._sock = sock
         self._rest = b""
+        self._may_renew = may_renew
+        """Whether a keeper that goes before its first answer may be asked again (it was just
+        ending itself, idle, when this connection came)."""
 
     def __enter__(self) -> Keeper:
         return self
@@ -67,18 +71,30 @@ class Keeper:
 
         Raises the LoopboxError the keeper answered with, or KeeperError when it went away.
         """
-        message = build({"protocol": PROTOCOL, "version": __version__, **fields})
         try:
-            self._send(message)
+            message = build({"protocol": PROTOCOL, "version": __version__, **fields})
+        except ValueError as error:
+            raise UsageError(f"cannot ask the keeper: {error}") from error
+        try:
+            return self._ask(message)
+        except KeeperError as error:
+            if not self._may_renew or error.code != _GONE:
+                raise
+        self.close()
+        renewed = connect()
+        self._sock, self._may_renew = renewed._sock, False
+        return self._ask(message)
+
+    def _ask(self, message: bytes) -> tuple[dict[str, str], list[int]]:
+        try:
+            self._sock.sendall(message)
             return self.receive()
         except OSError as error:
             raise KeeperError(
                 f"cannot reach the keeper: {error.strerror or error}",
                 hint="try again: the next command starts a new one",
+                code=_GONE,
             ) from error
-
-    def _send(self, message: bytes) -> None:
-        self._sock.sendall(message)
 
     def receive(self) -> tuple[dict[str, str], list[int]]:
         """The next reply, where one request has several."""
@@ -103,7 +119,9 @@ class Keeper:
                 raise KeeperError(
                     "cannot finish: the keeper went away",
                     hint="try again: the next command starts a new one",
+                    code=_GONE,
                 )
+            self._may_renew = False
             self._rest += data
         if fields.get("ok") != "1":
             for fd in fds:
@@ -124,8 +142,11 @@ def _error_of(fields: dict[str, str]) -> LoopboxError:
     return error
 
 
-def connect(*, start: bool = True) -> Keeper:
-    """A connection to this user's keeper, starting one when there is none and `start` is true.
+def connect(*, start: bool = True, recover: bool = False) -> Keeper:
+    """A connection to this user's keeper.
+
+    When there is none, one is started if `start` is true, or if `recover` is and a keeper before
+    it (killed, or stopped) left boxes.
 
     Raises KeeperError when none runs (and `start` is false), when it cannot start, or when what
     answers is not ours; HostError when this machine forbids boxes.
@@ -136,18 +157,26 @@ def connect(*, start: bool = True) -> Keeper:
         raise _no_keeper() from None
     try:
         keeper = _dial(directory)
-        if keeper is not None:
-            return keeper
-        if not start:
+        start = start or (recover and _has_boxes(directory))
+        if keeper is None and start:
+            keeper = _start(directory)
+        if keeper is None:
             raise _no_keeper()
-        if os.environ.get("LOOPBOX_NAME"):
-            raise KeeperError(
-                "cannot start the keeper from inside a box",
-                hint="run any loopbox command outside, such as: loopbox ls",
-            )
-        return _start(directory)
+        keeper._may_renew = start
+        return keeper
     finally:
         os.close(directory)
+
+
+def _has_boxes(directory: int) -> bool:
+    try:
+        boxes = os.open("boxes", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    except OSError:
+        return False
+    try:
+        return bool(os.listdir(boxes))
+    finally:
+        os.close(boxes)
 
 
 def _no_keeper() -> KeeperError:
@@ -180,6 +209,13 @@ def _dial(directory: int) -> Keeper | None:
 def _start(directory: int) -> Keeper:
     from loopbox import starting  # noqa: PLC0415  (once per keeper's life)
 
+    box = starting.box_around(directory)
+    if box is not None:
+        raise KeeperError(
+            f"cannot start the keeper from inside a box: this is `{box}`",
+            hint="run any loopbox command outside, such as: loopbox ls",
+            code="nested",
+        )
     with starting.only_one(directory, _START_LOCK):
         keeper = _dial(directory)
         if keeper is None:
@@ -212,6 +248,7 @@ def enter(fields: dict[str, str], fds: list[int]) -> None:
     )
 
     named = dict(zip(fields.get("fds", "").split(","), fds, strict=False))
+    here = -1
     try:
         if os.fstat(named["net"]).st_ino == namespace_inode("net"):
             return
@@ -223,15 +260,21 @@ def enter(fields: dict[str, str], fds: list[int]) -> None:
                 code="nested",
             )
         try:
-            here: str | None = os.getcwd()
+            here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            fds.append(here)
+            path = os.getcwd()
         except OSError:
-            here = None
+            path = ""
         if user is not None:
             setns(user, CLONE_NEWUSER)
         setns(named["net"], CLONE_NEWNET)
-        setns(named["mnt"], CLONE_NEWNS)
-        if here is not None:
-            os.chdir(here)
+        setns(named["mnt"], CLONE_NEWNS)  # which moves to its root directory
+        try:
+            os.chdir(path)
+        except OSError:
+            # Deleted, or below a directory this user may not search: the program stays in it.
+            if here >= 0:
+                os.fchdir(here)
     except OSError as error:
         raise HostError(
             f"cannot enter box `{fields.get('name', '')}`: {error.strerror}",

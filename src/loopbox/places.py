@@ -54,10 +54,12 @@ def _home() -> str:
 
 def _is_mine(directory: str, uid: int) -> bool:
     # sudo keeps the caller's XDG_RUNTIME_DIR: root must not leave its socket in a user's.
+    # And where others may rename what is ours, they could put theirs in its place.
     try:
-        return os.stat(directory).st_uid == uid
+        status = os.stat(directory)
     except OSError:
         return False
+    return status.st_uid == uid and (not status.st_mode & 0o022 or bool(status.st_mode & 0o1000))
 
 
 def open_runtime_directory(*, create: bool) -> int:

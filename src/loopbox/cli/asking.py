@@ -31,7 +31,8 @@ def here() -> str:
 
 def ask(verb: str, *, start: bool = False, **fields: str | None) -> dict[str, str]:
     """The reply's fields. Raises the LoopboxError the keeper answered with."""
-    with client.connect(start=start) as keeper:
+    recover = verb not in ("status", "stop")
+    with client.connect(start=start, recover=recover) as keeper:
         reply, fds = keeper.request(
             {"verb": verb, "cwd": here(), **{k: v for k, v in fields.items() if v is not None}}
         )

@@ -61,7 +61,9 @@ def try_hot_path(arguments: list[str]) -> int | None:
             return None
         # From here Ctrl-C ends this process the way it ends any other: there is nothing to undo
         # here, and the keeper undoes what a client that went away had begun.
-        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+        # Ignored it stays (a shell's background job, nohup): the program's own, as without us.
+        if _signal.getsignal(_signal.SIGINT) != _signal.SIG_IGN:
+            _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
         if os.environ.get("LOOPBOX") == "0":
             _become(_plain_words(command))
         _go(command)
@@ -208,7 +210,7 @@ def _request(command: _Command) -> dict[str, str]:
 def _become(words: list[str]) -> NoReturn:
     """Replace this process by the program; ends it with 127 or 126 when that cannot be."""
     # Python ignores SIGPIPE and SIGXFSZ, and an ignored signal stays ignored across exec.
-    for number in (_signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGINT):
+    for number in (_signal.SIGPIPE, _signal.SIGXFSZ):
         _signal.signal(number, _signal.SIG_DFL)
     program = words[0]
     status, cause = _NOT_FOUND, "no such command"

@@ -12,13 +12,16 @@ Example::
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import gc
 import logging
 import logging.handlers
+import math
 import os
 import resource
 import sys
+import time
 from pathlib import Path
 
 from loopbox import __version__
@@ -26,7 +29,11 @@ from loopbox.errors import HostError, KeeperError, LoopboxError
 from loopbox.keeper.daemon import Setup, serve
 from loopbox.keeper.records import Records
 from loopbox.keeper.recovery import open_owner
-from loopbox.kernel.namespaces import enter_new_user_namespace, open_namespace
+from loopbox.kernel.namespaces import (
+    demand_capabilities,
+    enter_new_user_namespace,
+    open_namespace,
+)
 from loopbox.kernel.projects import read_user_settings
 from loopbox.kernel.sockets import open_diag
 from loopbox.kernel.syscalls import CLONE_NEWUSER, setns
@@ -37,6 +44,8 @@ from loopbox.wire.control import build
 log = logging.getLogger("loopbox.keeper")
 
 _LOCK = "keeper.lock"
+_LOCK_PATIENCE = 10.0
+"""Seconds to wait for a keeper that is ending: with thousands of boxes that takes a while."""
 _LOG_BYTES = 1_000_000
 _LOG_FILES = 2
 
@@ -44,11 +53,17 @@ _LOG_FILES = 2
 def main(arguments: list[str]) -> int:
     """Run the keeper; `--ready 2`: standard error is where the starter waits for the word."""
     ready_fd = int(arguments[arguments.index("--ready") + 1]) if "--ready" in arguments else -1
+    # Whatever the first command's own mask was: what is for others to read is made so (files.py).
+    os.umask(0o077)
     try:
         _run(ready_fd)
     except LoopboxError as error:
         log.error("%s", error.message)
         _tell(ready_fd, error)
+        return 1
+    except OSError as error:
+        log.exception("the keeper failed")
+        _tell(ready_fd, _told(error))
         return 1
     except Exception as error:
         log.exception("the keeper failed")
@@ -58,22 +73,19 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(ready_fd: int) -> None:
+    _raise_limits()
     directory = open_runtime_directory(create=True)
-    lock = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=directory)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise KeeperError(
-            "cannot start the keeper: one that does not answer holds the lock",
-            hint=f"see who: fuser {runtime_path()}/{_LOCK}",
-        ) from error
+    lock = _take_lock(directory)
     os.ftruncate(lock, 0)
     os.write(lock, f"{os.getpid()}\n".encode())
     _open_log(Path(state_path()))
     settings = _read_settings()
-    _raise_descriptor_limit()
     diag, relay_diag = open_diag(), open_diag()
-    user_namespace = None if os.geteuid() == 0 else _enter_user_namespace(directory)
+    user_namespace = None
+    if os.geteuid() == 0:
+        demand_capabilities()
+    else:
+        user_namespace = _enter_user_namespace(directory)
     setup = Setup(
         runtime_fd=directory,
         runtime=Path(runtime_path()),
@@ -82,11 +94,55 @@ def _run(ready_fd: int) -> None:
         diag=diag,
         relay_diag=relay_diag,
         settings=settings,
-        idle_seconds=float(os.environ.get("LOOPBOX_IDLE") or settings.idle_seconds),
+        idle_seconds=_idle_seconds(settings),
     )
     # What start-up made will live as long as the process: no collection need look at it again.
     gc.freeze()
     asyncio.run(serve(setup, ready=lambda: _tell(ready_fd, None)))
+
+
+def _take_lock(directory: int) -> int:
+    """The lock that this keeper holds for life; waits for one that is just ending."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    lock = os.open(_LOCK, flags, 0o600, dir_fd=directory)
+    end = time.monotonic() + _LOCK_PATIENCE
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > end:
+                raise KeeperError(
+                    "cannot start the keeper: one that does not answer holds the lock",
+                    hint=f"see who: fuser -v {runtime_path()}/{_LOCK}",
+                ) from error
+            time.sleep(0.005)
+        else:
+            return lock
+
+
+def _idle_seconds(settings: UserSettings) -> float:
+    text = os.environ.get("LOOPBOX_IDLE", "")
+    try:
+        seconds = float(text) if text else settings.idle_seconds
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        log.warning("LOOPBOX_IDLE is %r, which is no number of seconds; ignored", text)
+        return settings.idle_seconds
+    return seconds
+
+
+def _told(error: OSError) -> LoopboxError:
+    """The words for what this machine refused while the keeper started."""
+    where = f" at `{os.fsdecode(error.filename)}`" if error.filename else ""
+    places = f"{runtime_path()} {state_path()}"
+    hint = {
+        errno.ENOSPC: f"free some space: df -h {places}",
+        errno.EDQUOT: f"free some space, the quota is used up: df -h {places}",
+        errno.EROFS: "set XDG_RUNTIME_DIR to a directory that can be written",
+        errno.EMFILE: "allow more open files: ulimit -Hn",
+    }.get(error.errno or 0)
+    return HostError(f"cannot start the keeper: {error.strerror or error}{where}", hint=hint)
 
 
 def _tell(ready_fd: int, error: LoopboxError | None) -> None:
@@ -131,9 +187,17 @@ def _read_settings() -> UserSettings:
         return UserSettings()
 
 
-def _raise_descriptor_limit() -> None:
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+def _raise_limits() -> None:
+    """The first command's own limits (`ulimit -t`, `-f`, `-n`) were not meant for the keeper."""
+    for limit in (
+        resource.RLIMIT_NOFILE,
+        resource.RLIMIT_CPU,
+        resource.RLIMIT_FSIZE,
+        resource.RLIMIT_AS,
+        resource.RLIMIT_DATA,
+    ):
+        _soft, hard = resource.getrlimit(limit)
+        resource.setrlimit(limit, (hard, hard))
 
 
 def _open_log(directory: Path) -> None:

@@ -44,6 +44,7 @@ class PrivateFiles:
         self._directory = directory
         self._nameserver = nameserver
         self._seen: _Seen = ()
+        self._failure = ""
         self._roamer: Roamer | None = None
         self._boxes: Callable[[], Iterable[HeldBox]] = list
         self._lock = asyncio.Lock()
@@ -80,9 +81,20 @@ class PrivateFiles:
             shutil.rmtree(own, ignore_errors=True)
 
     async def freshen(self) -> None:
-        """Bring the boxes in line with the host's files if those have changed."""
+        """Bring the boxes in line with the host's files if those have changed.
+
+        Where that fails (a full disk) the boxes keep what they have, and it is tried again.
+        """
         if _look() == self._seen:
             return
+        try:
+            await self._lay_anew()
+        except OSError as error:
+            if str(error) != self._failure:
+                self._failure = str(error)
+                log.warning("cannot lay the private files anew: %s", error)
+
+    async def _lay_anew(self) -> None:
         async with self._lock:
             seen = _look()
             if seen == self._seen or self._roamer is None:
@@ -95,7 +107,7 @@ class PrivateFiles:
                     if not box.going
                 ]
             )
-            self._seen = seen
+            self._seen, self._failure = seen, ""
             log.info("the host changed its name files: the boxes' were laid anew")
 
     async def _follow(self) -> None:
@@ -103,8 +115,8 @@ class PrivateFiles:
             await asyncio.sleep(_PERIOD)
             try:
                 await self.freshen()
-            except OSError as error:
-                log.warning("cannot lay the private files anew: %s", error)
+            except Exception:
+                log.exception("cannot follow the host's name files")
 
     def _write(self, directory: Path) -> None:
         """Write the three files in place: the mounts hold these very inodes."""
@@ -116,8 +128,12 @@ class PrivateFiles:
             path = directory / name
             if path.exists() and path.read_bytes() == content:
                 continue
-            with open(path, "wb") as file:
+            # Written over and then cut, not emptied first: on a full disk the old stays readable.
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            with open(fd, "wb") as file:
+                os.fchmod(fd, 0o644)  # programs of other users in root's boxes read it, too
                 file.write(content)
+                file.truncate()
 
 
 def _read(name: str) -> bytes:

@@ -33,6 +33,10 @@ log = logging.getLogger("loopbox.control")
 
 _BACKLOG = 4096
 _READ = 65536
+_LONGEST_REQUEST = 1 << 20
+"""Bytes; thousands of names fit. Only replies are longer."""
+_FULL_PAUSE = 0.2
+"""Seconds without accepting when this process can open no more descriptors."""
 _ANY_VERSION = ("status", "stop")
 """Verbs that a client of another version may use: how else would it end this keeper."""
 
@@ -126,6 +130,7 @@ class ControlServer:
                 return
             except OSError as error:
                 log.warning("cannot accept a client: %s", error)
+                self._pause()
                 return
             connection.setblocking(False)
             pid, uid, _gid = struct.unpack(
@@ -141,6 +146,15 @@ class ControlServer:
             self._tasks.add(task)
             task.add_done_callback(self._done)
 
+    def _pause(self) -> None:
+        """The listener stays readable: without a pause this would spin."""
+        self._loop.remove_reader(self._listener.fileno())
+        self._loop.call_later(_FULL_PAUSE, self._resume)
+
+    def _resume(self) -> None:
+        if self._listener.fileno() >= 0:
+            self._loop.add_reader(self._listener.fileno(), self._accept)
+
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self.idle_since = self._loop.time()
@@ -151,6 +165,8 @@ class ControlServer:
         rest = b""
         try:
             while True:
+                if int.from_bytes(rest[:4], "big") > _LONGEST_REQUEST:
+                    raise FrameError("a request is announced that is longer than any")
                 request, rest = feed(rest)
                 if request is None:
                     data = await self._loop.sock_recv(client.connection, _READ)
@@ -159,7 +175,7 @@ class ControlServer:
                     rest += data
                     continue
                 await self._send(client, await self._reply(client, request))
-        except (ConnectionError, FrameError) as error:
+        except (OSError, FrameError) as error:
             log.info("client %d: %s", client.pid, error)
         finally:
             client.connection.close()
@@ -177,6 +193,8 @@ class ControlServer:
                     code="version-mismatch",
                 )
             return await self._answer(client, request)
+        except ConnectionAbortedError:
+            raise
         except LoopboxError as error:
             return _refusal(error)
         except Exception as error:
@@ -195,6 +213,7 @@ class ControlServer:
         try:
             if reply.descriptors:
                 rights = array.array("i", reply.descriptors.values())
+                # A client that asks on and on without reading has no room left: it is let go.
                 sent = client.connection.sendmsg(
                     [message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
                 )

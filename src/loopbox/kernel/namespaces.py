@@ -106,6 +106,26 @@ def enter_new_user_namespace() -> None:
         raise user_namespace_error(error) from error
 
 
+def demand_capabilities() -> None:
+    """Raise HostError where root is not the root that boxes need (in a container, say)."""
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    held = next((line for line in status.splitlines() if line.startswith("CapEff:")), "CapEff: 0")
+    bits = int(held.split()[1], 16)
+    lacking = [name for bit, name in _NEEDED_BY_ROOT if not bits >> bit & 1]
+    if lacking:
+        raise HostError(
+            f"cannot make a box: this root lacks {' and '.join(lacking)} (capabilities(7))",
+            hint="in a container, start it with "
+            + " ".join(f"--cap-add {name.removeprefix('CAP_')}" for name in lacking)
+            + "; else run loopbox as a plain user",
+            code="no-capability",
+        )
+
+
+_NEEDED_BY_ROOT = ((21, "CAP_SYS_ADMIN"), (12, "CAP_NET_ADMIN"))
+"""Number (linux/capability.h) and name. Rootless, the user namespace grants both."""
+
+
 def user_namespace_error(error: OSError) -> HostError:
     """Why this machine lets this user make no user namespace, with the exact remedy."""
     cause, hint = "the kernel refuses it", "run as root, or ask whoever runs this machine"
@@ -291,16 +311,17 @@ def tune(group: int) -> None:
     directory = os.open("/proc/sys/net/ipv4", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         _write(directory, "ip_unprivileged_port_start", b"0")
-        _write(
-            directory,
-            "ping_group_range",
-            b"0 2147483647" if not group else b"%d %d" % (group, group),
-        )
+        _write(directory, "ping_group_range", ping_range(group))
         for scope in ("all", "default", "lo"):
             if _read(directory, f"conf/{scope}/route_localnet") != b"0":
                 _write(directory, f"conf/{scope}/route_localnet", b"0")
     finally:
         os.close(directory)
+
+
+def ping_range(group: int) -> bytes:
+    """Who may ping: as root everyone; rootless only one's own gid, for no other is mapped."""
+    return b"0 2147483647" if group == 0 else b"%d %d" % (group, group)
 
 
 def _write(directory: int, name: str, value: bytes) -> None:
