@@ -95,6 +95,7 @@ def _requests(
         return lambda: one(contender)
 
     take_together(latency, {name: one_of(each) for name, each in contenders.items()}, rounds=rounds)
+    group.notes += _added_latency(latency["p50"])
 
     def many_of(contender: Contender, connections: int, *, close: bool) -> Callable[[], float]:
         return lambda: (
@@ -112,6 +113,20 @@ def _requests(
         group.rows.append(row)
         jobs = {name: many_of(each, connections, close=close) for name, each in contenders.items()}
         take_rounds(row, jobs, rounds=rounds)
+
+
+def _added_latency(row: Row) -> list[str]:
+    """What the relays add to the direct way, in words."""
+    direct = row.median("direct")
+    added = {
+        name: median - direct
+        for name in row.samples
+        if name != "direct" and direct is not None and (median := row.median(name)) is not None
+    }
+    if not added:
+        return []
+    words = ", ".join(f"{name} {value:.0f}" for name, value in added.items())
+    return [f"Added to the direct latency at p50, in us (the aim for loopbox is 12): {words}."]
 
 
 def _idle(group: Group, contenders: dict[str, Contender], *, rounds: int, seconds: float) -> None:
