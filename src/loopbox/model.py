@@ -32,7 +32,7 @@ class Listener:
     """Where the host finds it, `127.x.y.z:port`; None when the front door could not open."""
     url: str | None = None
     problem: str | None = None
-    """Why the host cannot reach it, with the remedy."""
+    """Why the host cannot reach it, or not by name, with the remedy."""
 
     def as_json(self) -> Json:
         """The contract's LISTENER; `problem` only where there is one."""

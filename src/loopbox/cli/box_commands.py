@@ -17,11 +17,14 @@ _NAME = click.argument("name", required=False, shell_complete=asking.complete_bo
 
 
 def _listener_line(out: Output, listener: dict[str, Any]) -> str:
-    where = listener["url"] or listener["at"] or listener.get("problem") or "not open yet"
+    where = listener["url"] or listener["at"] or "not open"
     what = (listener["command"] or "").split(" ")[0].rpartition("/")[2]
     bind = f"[{listener['bind']}]" if ":" in listener["bind"] else listener["bind"]
     port = out.style(f"{listener['port']:>5}/{listener['protocol']}", bold=True)
-    return f"  {port}  {printable(bind):<15}  {printable(what):<16}  {printable(where)}"
+    line = f"  {port}  {printable(bind):<15}  {printable(what):<16}  {printable(where)}"
+    if problem := listener.get("problem"):
+        line += f"\n         {printable(problem)}"
+    return line
 
 
 def render_box(out: Output, box: dict[str, Any]) -> str:
@@ -183,9 +186,7 @@ def wait(name: str, port: int, timeout: float) -> None:
     loopbox wait shop 5432 --timeout 30 && make migrate
     """
     out = current_output()
-    asking.ask(
-        "wait", start=True, name=asking.box_name(name), port=str(port), timeout=str(timeout)
-    )
+    asking.ask("wait", start=True, name=asking.box_name(name), port=str(port), timeout=str(timeout))
     out.emit({"name": name, "port": port, "listening": True}, lambda: "")
 
 

@@ -42,7 +42,9 @@ def status() -> None:
     found["log"] = f"{state_path()}/keeper.log"
 
     def render() -> str:
-        relay = found["relay"]
+        relay, doors = found["relay"], found["shared_door"]
+        for problem in doors["problems"].values():
+            out.say(f"not served by name: {problem}")
         return table(
             [
                 ("pid", str(found["pid"])),
@@ -50,7 +52,7 @@ def status() -> None:
                 ("boxes", str(found["boxes"])),
                 ("connections open", str(relay["open"])),
                 ("carried so far", str(relay["accepted"])),
-                ("refused (other users)", str(relay["refused"])),
+                ("refused (other users)", str(relay["refused"] + doors["foreign"])),
                 ("runtime", found["runtime"]),
                 ("log", found["log"]),
             ],

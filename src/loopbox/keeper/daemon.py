@@ -83,7 +83,7 @@ async def serve(setup: Setup, *, ready: Callable[[], None]) -> None:
             records=records,
             user_namespace=setup.user_namespace,
             stop=stopping.set,
-            status=lambda: _statistics(relay),
+            status=lambda: _statistics(relay, life.front_door),
         )
         server = ControlServer(setup.runtime_fd, answer=verbs.answer)
         await recover(life, records, roamer)
@@ -166,8 +166,8 @@ async def _until_done(
             return
 
 
-def _statistics(relay: Relay) -> dict[str, object]:
-    found = relay.statistics()
+def _statistics(relay: Relay, front_door: FrontDoor) -> dict[str, object]:
+    found, doors = relay.statistics(), front_door.statistics()
     return {
         "relay": {
             "open": found.open,
@@ -176,5 +176,13 @@ def _statistics(relay: Relay) -> dict[str, object]:
             "failed": found.failed,
             "bytes_in": found.bytes_in,
             "bytes_out": found.bytes_out,
-        }
+        },
+        "shared_door": {
+            "ports": doors.shared.ports,
+            "foreign": doors.shared.foreign,
+            "answered": doors.shared.answered,
+            "problems": {
+                str(port): text for port, text in sorted(front_door.shared_problems.items())
+            },
+        },
     }

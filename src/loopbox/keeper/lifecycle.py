@@ -67,6 +67,11 @@ class Life:
         self.census = Census(on_empty=self._box_is_empty)
         self.watch = Watch(boxes=lambda: list(self.boxes.values()), look=self.look)
 
+    @property
+    def front_door(self) -> FrontDoor:
+        """The host's side of all boxes, to be asked what is open."""
+        return self._front_door
+
     # -- names known --------------------------------------------------------------------------
 
     def get(self, name: str) -> HeldBox:
@@ -194,6 +199,11 @@ class Life:
         if box.going:
             raise BoxError(f"cannot enter box `{box.name}`: it is being taken down", code="going")
         self.census.admit(box, pid, is_gone=is_gone)
+
+    def recheck(self, box: HeldBox, pid: int) -> None:
+        """A client that was admitted has hung up: only if it is inside does it hold the box."""
+        if not box.going:
+            self.census.recheck(box, pid)
 
     def lease(self, box: HeldBox, change: int) -> None:
         """Hold the box for a connection (+1), or let go (-1)."""

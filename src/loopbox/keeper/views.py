@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from loopbox.keeper.frontdoor import FrontDoor
 from loopbox.keeper.holding import HeldBox, Record
 from loopbox.keeper.lifecycle import Life
 from loopbox.kernel.processes import command_of, members, socket_holders
@@ -37,7 +38,9 @@ async def show_boxes(life: Life, boxes: Sequence[HeldBox]) -> list[Box]:
                 address=str(box.address),
                 directory=box.directory,
                 created=box.created,
-                listeners=tuple(show_listener(box, socket, holders) for socket in found),
+                listeners=tuple(
+                    show_listener(box, socket, holders, door=life.front_door) for socket in found
+                ),
                 processes=tuple(Process(pid, command_of(pid)) for pid in sorted(own)),
                 forward=box.forward,
                 egress_policy=box.egress,
@@ -61,19 +64,27 @@ def show_stopped(record: Record) -> Box:
     )
 
 
-def show_listener(box: HeldBox, socket: ListeningSocket, holders: dict[int, int]) -> Listener:
-    """One listener, with where the host finds it."""
+def show_listener(
+    box: HeldBox, socket: ListeningSocket, holders: dict[int, int], *, door: FrontDoor
+) -> Listener:
+    """One listener, with where the host finds it: by name only where the shared door is ours."""
     pid = holders.get(socket.inode)
-    problem = box.doors.get((socket.protocol, socket.port))
-    is_open = (socket.protocol, socket.port) in box.doors and problem is None
+    port = socket.port
+    problem = box.doors.get((socket.protocol, port))
+    is_open = (socket.protocol, port) in box.doors and problem is None
+    url = None
+    if socket.protocol == "tcp" and problem is None:
+        problem = door.shared_problems.get(port)
+        by_name = door.is_shared(port) or not is_open
+        url = url_for(box.name, port, address=None if by_name else box.address)
     return Listener(
         protocol=socket.protocol,
         family=socket.family,
         bind=str(socket.address),
-        port=socket.port,
+        port=port,
         pid=pid,
         command=None if pid is None else command_of(pid),
-        at=f"{box.address}:{socket.port}" if is_open else None,
-        url=url_for(box.name, socket.port) if socket.protocol == "tcp" else None,
+        at=f"{box.address}:{port}" if is_open else None,
+        url=url,
         problem=problem,
     )

@@ -234,13 +234,16 @@ def port_behind(door: int, ports: Iterable[int]) -> int | None:
     return None
 
 
-def url_for(name: str, port: int) -> str | None:
-    """The box's URL for a port by its name, None where HTTP is not spoken."""
+def url_for(name: str, port: int, *, address: IPv4Address | None = None) -> str | None:
+    """The box's URL for a port, None where HTTP is not spoken.
+
+    By its name; by its own address when one is given, for a port that is not served by name.
+    """
     if port in OTHER_PROTOCOLS:
         return None
     scheme = "https" if port in TLS_PORTS else "http"
     number = "" if (scheme, port) in (("http", 80), ("https", 443)) else f":{port}"
-    return f"{scheme}://{name}{ENDING}{number}"
+    return f"{scheme}://{address or name + ENDING}{number}"
 
 
 # --- refusals -----------------------------------------------------------------------------------
