@@ -2,7 +2,7 @@
 
 Owns: the socket, sending several requests at once with one round of answers, and asking the
 kernel which route it would take. Errors keep the kernel's own words (extended acks) and name act
-and object. The requests themselves are values of wire/netlink.py, offered here under one roof.
+and object. The requests themselves are values of wire/rtnetlink.py, offered here under one roof.
 Must never: decide what a box gets, enter a namespace (a socket stays with the namespace its
 thread stood in when it was made).
 
@@ -26,21 +26,16 @@ from ipaddress import IPv4Address, IPv6Address
 from types import TracebackType
 
 from loopbox.errors import HostError
-from loopbox.wire.netlink import (
-    ACK,
-    DONE,
-    DUMP,
+from loopbox.wire.netlink import ACK, DONE, DUMP, REQUEST, Message, Request, parse_messages
+from loopbox.wire.rtnetlink import (
     LOOPBACK_INDEX,
-    REQUEST,
     TABLE_LOCAL,
     TABLE_MAIN,
     Address,
     AddressRecord,
     Interface,
     Link,
-    Message,
     Network,
-    Request,
     RouteAnswer,
     add_address,
     add_route,
@@ -53,7 +48,6 @@ from loopbox.wire.netlink import (
     link_up,
     parse_address,
     parse_link,
-    parse_messages,
     parse_route,
 )
 
