@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from loopbox.errors import HostError
 from loopbox.keeper.holding import HeldBox
-from loopbox.kernel.processes import members, without_members
+from loopbox.kernel.processes import members, network_of, without_members
 
 _SETTLE = 0.003
 """Seconds between an end and the count: many ends at once (200 parallel runs) cost one count."""
@@ -60,6 +60,14 @@ class Census:
         box.members[pidfd] = pid
         self._loop.add_reader(pidfd, self._ended, box, pidfd)
         return True
+
+    def recheck(self, box: HeldBox, pid: int) -> None:
+        """A client has hung up: if it did not go into the box, it holds it no longer."""
+        if network_of(pid) != box.namespaces.inode:
+            for pidfd in [pidfd for pidfd, known in box.members.items() if known == pid]:
+                self._drop(box, pidfd)
+            if not box.members:
+                self.doubt(box)
 
     def doubt(self, box: HeldBox) -> None:
         """Count the box's processes soon: it may be empty."""

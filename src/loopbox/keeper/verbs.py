@@ -109,6 +109,7 @@ class Verbs:
                 self._life.admit(box, _number(fields["pid"]))
             else:
                 self._life.admit(box, client.pid, is_gone=client.is_gone)
+                client.ended.append(lambda: self._life.recheck(box, client.pid))
             return self._way_in(box, made=made)
 
     async def _lease(self, client: Client, fields: Fields) -> Reply:
