@@ -23,15 +23,13 @@ import errno
 import logging
 import secrets
 import socket
-import struct
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from loopbox.kernel.nft import WAY_OUT_PORT
-from loopbox.kernel.transparent import IP_RECVORIGDSTADDR, IPV6_RECVORIGDSTADDR, WayOutSockets
-from loopbox.rules.addressing import unwrapped
+from loopbox.kernel.transparent import WayOutSockets, endpoint_of, original_target
 from loopbox.wire.datagram import (
     ICMP,
     ICMP6,
@@ -60,8 +58,7 @@ MOST_FLOWS = 512
 """Per box; the one unused for longest makes room."""
 MOST_QUERIES = 256
 """DNS queries of one box under way; more are dropped, as a full socket buffer would."""
-MOST_WAITING = 256
-"""Packets that wait for the box's raw socket to be made."""
+MOST_WAITING = 256  # packets, for the box's raw socket to be made
 _SWEEP_SECONDS = 30.0
 _BATCH = 64
 """Datagrams taken in one go, so that one box cannot keep the loop from the others."""
@@ -250,7 +247,7 @@ class Flows:
             onward.send(data)
         except BlockingIOError:
             pass  # full: datagrams may be lost
-        except ConnectionRefusedError:
+        except ConnectionRefusedError:  # of the datagram before
             onward.send(data)
             raise
 
@@ -389,23 +386,6 @@ class Flows:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("failed to %s", task.get_name(), exc_info=task.exception())
-
-
-def endpoint_of(name: tuple[str, int] | tuple[str, int, int, int]) -> Endpoint:
-    """A socket name as an Endpoint, IPv4-mapped addresses unwrapped, zones dropped."""
-    return Endpoint(unwrapped(ip_address(name[0])), name[1])
-
-
-def original_target(ancillary: list[tuple[int, int, bytes]]) -> Endpoint | None:
-    """Where a datagram was sent to, from IP_RECVORIGDSTADDR's ancillary data (ip(7))."""
-    for level, kind, data in ancillary:
-        if (level, kind) == (socket.IPPROTO_IP, IP_RECVORIGDSTADDR):
-            (port,) = struct.unpack_from(">H", data, 2)
-            return Endpoint(IPv4Address(data[4:8]), port)
-        if (level, kind) == (socket.IPPROTO_IPV6, IPV6_RECVORIGDSTADDR):
-            (port,) = struct.unpack_from(">H", data, 2)
-            return Endpoint(unwrapped(IPv6Address(data[8:24])), port)
-    return None
 
 
 def _echo_reply(flow: _Flow, data: bytes) -> bytes | None:

@@ -23,17 +23,17 @@ import errno
 import functools
 import logging
 import os
-import select
 import socket
-import struct
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from loopbox.errors import HostError
 from loopbox.keeper.dialling import Dial, Target, outcome_of
-from loopbox.keeper.flows import Flows, FlowServices, endpoint_of
+from loopbox.keeper.dnsstream import serve_queries
+from loopbox.keeper.flows import Flows, FlowServices
 from loopbox.keeper.ledger import Connection, Ledger
+from loopbox.keeper.readiness import Readiness
 from loopbox.keeper.relay import Relay
 from loopbox.keeper.resolver import Names, Resolver
 from loopbox.keeper.upstream import Upstream
@@ -42,6 +42,7 @@ from loopbox.kernel.nft import WAY_OUT_PORT
 from loopbox.kernel.transparent import (
     NAMESERVER,
     WayOutSockets,
+    endpoint_of,
     open_forward,
     open_raw,
     open_way_out,
@@ -63,15 +64,8 @@ MOST_DIALS = 1024
 """Connections of one box being dialled at once; more are reset."""
 MOST_STREAMS = 32
 """DNS connections of one box at once."""
-_STREAM_SECONDS = 10.0
-"""An idle DNS connection is closed (RFC 7766 section 6.2.3 leaves it to the server)."""
-_ACCEPTS = 64
-"""Connections accepted in one go, so that one box cannot keep the loop from the others."""
-_RETRY_SECONDS = 0.2
-"""Rest after running out of descriptors: without it accept would spin."""
 _IPV6_SECONDS = 1.0
 """How long an answer to "does the host have IPv6?" is believed."""
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _FORWARDED = Verdict(True, "forward", "the port is forwarded to the host")
 
 
@@ -112,11 +106,7 @@ class WayOut:
         self.ledger = Ledger()
         self._boxes: dict[int, _Box] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        # One descriptor of asyncio's for the sockets of all boxes: an entry of its own per socket
-        # costs about 1 KiB in asyncio, a number in this dict next to nothing.
-        self._poll = select.epoll()
-        self._handlers: dict[int, Callable[[], None]] = {}
-        self._loop.add_reader(self._poll.fileno(), self._serve)
+        self._readiness = Readiness()
         self._loop.add_reader(relay.ended_fd(), self._settle)
 
     # -- the lead's side ----------------------------------------------------------------------
@@ -151,10 +141,10 @@ class WayOut:
             ),
             sockets=sockets,
         )
-        self._watch(sockets.tcp, functools.partial(self._accept, box, sockets.tcp, self._take))
-        self._watch(sockets.udp, box.flows.take_datagrams)
+        self._readiness.accept(sockets.tcp, functools.partial(self._take, box))
+        self._readiness.watch(sockets.udp, box.flows.take_datagrams)
         if sockets.log is not None:
-            self._watch(sockets.log, box.flows.take_packets)
+            self._readiness.watch(sockets.log, box.flows.take_packets)
         self._count_inodes(box)
         if has_ipv6 != box.world6:
             await self._follow_ipv6(box)
@@ -214,7 +204,7 @@ class WayOut:
         if box.sockets is not None:
             for one in (box.sockets.tcp, box.sockets.udp, box.sockets.log):
                 if one is not None:
-                    self._unwatch(one)
+                    self._readiness.unwatch(one)
             box.sockets.close()
         self.resolver.memory.forget(group)
 
@@ -227,67 +217,16 @@ class WayOut:
             task.cancel()
         await asyncio.gather(*streams, *self._tasks, return_exceptions=True)
         self._loop.remove_reader(self._relay.ended_fd())
-        self._loop.remove_reader(self._poll.fileno())
-        self._poll.close()
+        self._readiness.close()
         self._route.close()
-
-    # -- readiness ----------------------------------------------------------------------------
-
-    def _box(self, group: int, netns_fd: int) -> _Box:
-        return self._boxes.setdefault(group, _Box(group, netns_fd))
-
-    def _watch(self, one: socket.socket, handler: Callable[[], None]) -> None:
-        self._handlers[one.fileno()] = handler
-        self._poll.register(one.fileno(), select.EPOLLIN)
-
-    def _unwatch(self, one: socket.socket) -> None:
-        if self._handlers.pop(one.fileno(), None) is not None:
-            try:
-                self._poll.unregister(one.fileno())
-            except FileNotFoundError:
-                pass  # it is resting, see _rest
-
-    def _serve(self) -> None:
-        for descriptor, _ in self._poll.poll(0, 256):
-            handler = self._handlers.get(descriptor)
-            if handler is not None:  # an earlier handler of this round may have closed it
-                handler()
-
-    def _rest(self, one: socket.socket) -> None:
-        """Leave a listener alone for a moment."""
-        descriptor, handler = one.fileno(), self._handlers[one.fileno()]
-        self._poll.unregister(descriptor)
-
-        def resume() -> None:
-            if self._handlers.get(descriptor) is handler:
-                self._poll.register(descriptor, select.EPOLLIN)
-
-        self._loop.call_later(_RETRY_SECONDS, resume)
 
     def _settle(self) -> None:
         self.ledger.settle(self._relay.ended())
 
-    # -- TCP ----------------------------------------------------------------------------------
+    def _box(self, group: int, netns_fd: int) -> _Box:
+        return self._boxes.setdefault(group, _Box(group, netns_fd))
 
-    def _accept(
-        self,
-        box: _Box,
-        listener: socket.socket,
-        take: Callable[[_Box, socket.socket], None],
-    ) -> None:
-        for _ in range(_ACCEPTS):
-            try:
-                client, _ = listener.accept()
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                if error.errno in _EXHAUSTED:
-                    log.warning("cannot take a box's connection: %s", error.strerror)
-                    self._rest(listener)
-                    return
-                continue  # it went away before it was taken (accept(2))
-            client.setblocking(False)
-            take(box, client)
+    # -- TCP ----------------------------------------------------------------------------------
 
     def _take(self, box: _Box, client: socket.socket) -> None:
         """A connection to the wide world: its own name is where it wanted to go."""
@@ -303,20 +242,16 @@ class WayOut:
             self._take_stream(box, client)
             return
         connection = self._judge(box, target, "tcp")
-        if not connection.verdict.allow or len(box.dials) >= MOST_DIALS:
+        if not connection.verdict.allow:
             reset(client)
             return
         self._dial(box, client, connection, [_target_of(target)])
 
-    def _take_forwarded(self, port: int, box: _Box, client: socket.socket) -> None:
+    def _take_forwarded(self, box: _Box, port: int, client: socket.socket) -> None:
         to = endpoint_of(("127.0.0.1", port))
         connection = self.ledger.note(
             group=box.group, protocol="tcp", to=to, name="localhost", verdict=_FORWARDED
         )
-        if len(box.dials) >= MOST_DIALS:
-            connection.outcome = "failed"
-            reset(client)
-            return
         targets: list[Target] = [
             (socket.AF_INET, ("127.0.0.1", port)),
             (socket.AF_INET6, ("::1", port)),
@@ -342,6 +277,10 @@ class WayOut:
             number = self._relay.join(client.detach(), onward.detach(), group=box.group)
             self.ledger.joined(connection, number)
 
+        if len(box.dials) >= MOST_DIALS:
+            connection.outcome = "failed"
+            reset(client)
+            return
         dial = Dial(client, targets=targets, seconds=CONNECT_SECONDS, done=done)
         box.dials.add(dial)
         dial.start()
@@ -382,37 +321,12 @@ class WayOut:
         if len(box.streams) >= MOST_STREAMS:
             reset(client)
             return
-        task = self._start(self._serve_stream(box, client), name="answer queries")
+        answer = functools.partial(self._answer, box, stream=True)
+        task = self._start(serve_queries(client, answer), name="answer queries")
         # Here and not in the coroutine: a task cancelled before its first step never runs it.
         task.add_done_callback(lambda _done: client.close())
         box.streams.add(task)
         task.add_done_callback(box.streams.discard)
-
-    async def _serve_stream(self, box: _Box, client: socket.socket) -> None:
-        """Queries one after the other, each with its length before it (RFC 1035 section 4.2.2)."""
-        try:
-            while True:
-                async with asyncio.timeout(_STREAM_SECONDS):
-                    (length,) = struct.unpack(">H", await self._receive(client, 2))
-                    query = await self._receive(client, length)
-                response = await self._answer(box, query, stream=True)
-                if response is None:
-                    return
-                async with asyncio.timeout(_STREAM_SECONDS):
-                    framed = struct.pack(">H", len(response)) + response
-                    await self._loop.sock_sendall(client, framed)
-        except (OSError, EOFError, TimeoutError):
-            pass
-
-    async def _receive(self, client: socket.socket, length: int) -> bytes:
-        """Exactly `length` bytes. Raises EOFError when the stream ends before."""
-        received = b""
-        while len(received) < length:
-            piece = await self._loop.sock_recv(client, length - len(received))
-            if not piece:
-                raise EOFError
-            received += piece
-        return received
 
     # -- inside the box -----------------------------------------------------------------------
 
@@ -432,14 +346,13 @@ class WayOut:
                 one.close()
             return None
         box.forwards[port] = opened
-        take = functools.partial(self._take_forwarded, port)
         for one in opened:
-            self._watch(one, functools.partial(self._accept, box, one, take))
+            self._readiness.accept(one, functools.partial(self._take_forwarded, box, port))
         return None
 
     def _close_forward(self, box: _Box, port: int) -> None:
         for one in box.forwards.pop(port):
-            self._unwatch(one)
+            self._readiness.unwatch(one)
             one.close()
 
     async def _follow_ipv6(self, box: _Box) -> None:

@@ -25,7 +25,14 @@ import socket
 import struct
 from contextlib import ExitStack
 from dataclasses import dataclass
-from ipaddress import IPv6Interface, ip_interface, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv6Address,
+    IPv6Interface,
+    ip_address,
+    ip_interface,
+    ip_network,
+)
 
 from loopbox.errors import HostError
 from loopbox.kernel import nft
@@ -40,6 +47,8 @@ from loopbox.kernel.netlink import (
     delete_route,
     open_netlink,
 )
+from loopbox.rules.addressing import unwrapped
+from loopbox.wire.datagram import Endpoint
 from loopbox.wire.netlink import ACK, REQUEST, build_attribute, build_message, parse_messages
 
 BOX_ADDRESS4 = ip_interface("198.18.0.1/32")
@@ -57,8 +66,8 @@ UDP_BUFFER = 1 << 20
 """Octets of datagrams that wait for the keeper."""
 
 # linux/in.h, linux/in6.h, linux/netfilter/nfnetlink_log.h
-_IP_TRANSPARENT, IP_RECVORIGDSTADDR = 19, 20
-_IPV6_TRANSPARENT, IPV6_RECVORIGDSTADDR = 75, 74
+_IP_TRANSPARENT, _IP_RECVORIGDSTADDR = 19, 20
+_IPV6_TRANSPARENT, _IPV6_RECVORIGDSTADDR = 75, 74
 NETLINK_NETFILTER, _LOG_CONFIG = 12, 4 << 8 | 1
 _LINGER_RESET = struct.pack("ii", 1, 0)
 
@@ -188,9 +197,9 @@ def _transparent(kind: socket.SocketKind) -> socket.socket:
             opened.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
         if kind == socket.SOCK_DGRAM:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UDP_BUFFER)
-            opened.setsockopt(socket.IPPROTO_IP, IP_RECVORIGDSTADDR, 1)
+            opened.setsockopt(socket.IPPROTO_IP, _IP_RECVORIGDSTADDR, 1)
             if dual:
-                opened.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVORIGDSTADDR, 1)
+                opened.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVORIGDSTADDR, 1)
         else:
             # A keeper that follows a dead one finds its predecessor's connections in TIME_WAIT.
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -273,6 +282,23 @@ def open_forward(port: int) -> list[socket.socket]:
             opened.append(one)
         undo.pop_all()
         return opened
+
+
+def endpoint_of(name: tuple[str, int] | tuple[str, int, int, int]) -> Endpoint:
+    """A socket name as an Endpoint, IPv4-mapped addresses unwrapped, zones dropped."""
+    return Endpoint(unwrapped(ip_address(name[0])), name[1])
+
+
+def original_target(ancillary: list[tuple[int, int, bytes]]) -> Endpoint | None:
+    """Where a datagram was sent to, from IP_RECVORIGDSTADDR's ancillary data (ip(7))."""
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.IPPROTO_IP, _IP_RECVORIGDSTADDR):
+            (port,) = struct.unpack_from(">H", data, 2)
+            return Endpoint(IPv4Address(data[4:8]), port)
+        if (level, kind) == (socket.IPPROTO_IPV6, _IPV6_RECVORIGDSTADDR):
+            (port,) = struct.unpack_from(">H", data, 2)
+            return Endpoint(unwrapped(IPv6Address(data[8:24])), port)
+    return None
 
 
 def reset(connection: socket.socket) -> None:
