@@ -131,18 +131,17 @@ def _added_latency(row: Row) -> list[str]:
 
 def _idle(group: Group, contenders: dict[str, Contender], *, rounds: int, seconds: float) -> None:
     rows = {
-        "memory": Row("relay memory for 1,000 idle connections", "KiB", False, "HAProxy", _ahead()),
+        "memory": Row("relay memory, 1,000 idle connections", "KiB", False, "HAProxy", _ahead()),
         "cpu": Row("relay CPU with 1,000 idle connections", "ms/s", False, "HAProxy"),
         "rate": Row("requests beside 1,000 idle, 32 connections", "1/s", True, "direct", _ahead()),
     }
     group.rows += rows.values()
 
     def measured(contender: Contender) -> dict[str, float]:
-        before = memory_kib(contender.relay_pids())
         opened = loads.open_idle(contender.web, IDLE_CONNECTIONS)
         try:
             pids = contender.relay_pids()
-            numbers = {"memory": max(memory_kib(pids) - before, 1.0)} if pids else {}
+            numbers = {"memory": memory_kib(pids)} if pids else {}
             used = cpu_seconds(pids)
             loads.wait(seconds)
             if pids:
