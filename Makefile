@@ -11,15 +11,17 @@ STYLED := src tests bench examples docs
 .PHONY: demo demo-check test check bench docs venv clean
 
 demo: .venv/shop-ready
+	@.ci/packages --wish demo
 	@$(BIN)/python examples/demo.py $(ARGS)
 
 demo-check: .venv/shop-ready
+	@.ci/packages --wish demo
 	@$(BIN)/python examples/demo.py --check
 
 test:
 	@.ci/test
 
-check: .venv/ready
+check: .venv/shop-ready
 	$(BIN)/ruff check $(STYLED)
 	$(BIN)/ruff format --check $(STYLED)
 	MYPYPATH=src $(BIN)/mypy src bench examples/demo.py docs/render_commands.py
@@ -42,7 +44,6 @@ venv: .venv/ready
 	@touch $@
 
 .venv/shop-ready: .venv/ready examples/shop/requirements.txt
-	@.ci/packages --wish demo
 	@umask 022; $(BIN)/pip install -q --disable-pip-version-check -r examples/shop/requirements.txt \
 	  || echo "doing without the drivers of PostgreSQL and Redis" >&2
 	@touch $@

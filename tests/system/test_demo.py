@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import importlib.util
 import os
 import shutil
 import signal
@@ -21,11 +22,11 @@ INVITATION = "Ctrl-C ends both."
 
 
 def has_everything() -> bool:
-    """Whether PostgreSQL, Redis and their clients are installed here."""
+    """Whether PostgreSQL, Redis, their clients and their drivers are installed here."""
     server = shutil.which("initdb") or glob.glob("/usr/lib/postgresql/*/bin/initdb")
-    return bool(server) and all(
-        shutil.which(name) for name in ("psql", "redis-server", "redis-cli", "curl")
-    )
+    programs = all(shutil.which(name) for name in ("psql", "redis-server", "redis-cli", "curl"))
+    drivers = all(importlib.util.find_spec(name) for name in ("psycopg", "redis"))
+    return bool(server) and programs and drivers
 
 
 def test_both_copies_serve_their_own_data(sandbox: Sandbox) -> None:
