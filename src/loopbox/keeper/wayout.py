@@ -292,7 +292,7 @@ class WayOut:
         name = self.resolver.memory.name_of(box.group, target.address)
         try:
             kinds = tuple(
-                self._route.route_to(address).type for address in addresses_judged(target.address)
+                self._route.route_type(address) for address in addresses_judged(target.address)
             )
             verdict = judge(
                 target.address,

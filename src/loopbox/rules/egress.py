@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Final
 
@@ -183,7 +184,12 @@ def judge(
     addresses = addresses_judged(destination)
     if len(facts.kinds) != len(addresses):
         raise ValueError(f"{len(addresses)} addresses but {len(facts.kinds)} facts: {destination}")
-    question = Question(addresses, port, protocol, name, facts)
+    return _decide(Question(addresses, port, protocol, name, facts), policy)
+
+
+@lru_cache(maxsize=4096)
+def _decide(question: Question, policy: str) -> Verdict:
+    """The first rule that matches. Remembered: the same question has the same answer."""
     for rule in POLICIES.get(policy, ()):
         if rule.matches(question):
             return Verdict(rule.allow, rule.name, rule.reason)

@@ -315,11 +315,16 @@ def parse_address(payload: bytes) -> AddressRecord:
 
 def parse_route(payload: bytes) -> RouteAnswer:
     """A RouteAnswer from the payload of RTM_NEWROUTE."""
-    kind = payload[7]
     found = parse_attributes(payload[12:])
     return RouteAnswer(
-        type=ROUTE_TYPES[kind] if kind < len(ROUTE_TYPES) else str(kind),
+        type=route_type_of(payload),
         device=struct.unpack("=I", found.get(4, bytes(4)))[0],
         source=ip_address(found[7]) if 7 in found else None,
         gateway=ip_address(found[5]) if 5 in found else None,
     )
+
+
+def route_type_of(payload: bytes) -> str:
+    """The type alone, one of ROUTE_TYPES, from the payload of RTM_NEWROUTE."""
+    kind = payload[7]
+    return ROUTE_TYPES[kind] if kind < len(ROUTE_TYPES) else str(kind)
