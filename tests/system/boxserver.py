@@ -37,17 +37,21 @@ WEBSOCKET_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 PAGE = """<!doctype html><meta charset=utf-8><title>{name}</title>
 <p id=where>served by {name}</p><p id=called>waiting</p><p id=socket>waiting</p>
+<img src="/hold?{number}">
 <script>
-fetch("http://localhost:8000/who").then(answer => answer.text()).then(text => {{
-  document.getElementById("called").textContent = "called " + text;
+function say(id, text) {{ document.getElementById(id).textContent = text; }}
+let called = fetch("http://localhost:8000/who").then(answer => answer.text())
+  .then(text => say("called", "called " + text), () => say("called", "refused"));
+let heard = new Promise(done => {{
+  let socket = new WebSocket("ws://" + location.host + "/ws");
+  socket.onopen = () => socket.send("page");
+  socket.onmessage = message => done(say("socket", "heard " + message.data));
+  socket.onerror = () => done(say("socket", "failed"));
 }});
-let socket = new WebSocket("ws://" + location.host + "/ws");
-socket.onopen = () => socket.send("page");
-socket.onmessage = message => {{
-  document.getElementById("socket").textContent = "heard " + message.data;
-}};
+Promise.all([called, heard]).then(() => fetch("/done?{number}"));
 </script>
 """
+"""Its picture is not there, and says so only when the script is done: until then it loads."""
 
 
 def blocks(size: int) -> Iterator[bytes]:
@@ -73,6 +77,8 @@ class State:
         self.accepted = 0
         """Clients of port 9002 so far."""
         self.opened: dict[str, socket.socket] = {}
+        self.pages: list[threading.Event] = []
+        """One per page served, set when its script is done."""
 
 
 class Web(http.server.BaseHTTPRequestHandler):
@@ -93,14 +99,19 @@ class Web(http.server.BaseHTTPRequestHandler):
         elif path == "/big":
             self._big(int(query))
         else:
-            kind, text = self._page(path)
+            kind, text = self._page(path, query)
             self._say(text.encode(), kind=kind)
 
-    def _page(self, path: str) -> tuple[str, str]:
+    def _page(self, path: str, query: str) -> tuple[str, str]:
         state = self.server.state
         if path == "/page":
-            return "text/html", PAGE.format(name=state.name)
-        if path == "/next":
+            state.pages.append(threading.Event())
+            return "text/html", PAGE.format(name=state.name, number=len(state.pages) - 1)
+        if path == "/hold":
+            state.pages[int(query)].wait(20)
+        elif path == "/done":
+            state.pages[int(query)].set()
+        elif path == "/next":
             state.next_event.set()
         told = {
             "/who": state.name,

@@ -190,7 +190,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Both copies up, with different data in them; afterwards the host is as it was."""
     for program in ("psql", "redis-server", "redis-cli", "node", "nginx", "curl", "git"):
         need(program)
-    before = traces()
+    before = host()
     folder = Path(tempfile.mkdtemp(prefix="loopbox-stack-"))
     folder.chmod(0o711)
     sandbox = Sandbox(tmp_path_factory.mktemp("stack"))
@@ -207,7 +207,22 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         with contextlib.ExitStack() as undo:
             undo.callback(shutil.rmtree, folder, ignore_errors=True)
             undo.callback(sandbox.close)
-    until(lambda: traces() == before, what="the host as it was before")
+    until(lambda: host() == before, what="the host as it was before")
+
+
+def host() -> dict[str, object]:
+    """What boxes could leave behind here; how many namespaces others have is their affair."""
+    found = traces()
+    del found["namespaces with processes"]
+    return {**found, "processes": _count("redis-server") + _count("nginx") + _count("postgres")}
+
+
+def _count(program: str) -> int:
+    """This user's processes of that name that the test began, here or in a box of its own."""
+    done = subprocess.run(
+        ["pgrep", "-cf", f"{program}.*loopbox-stack-"], capture_output=True, text=True, check=False
+    )
+    return int(done.stdout)
 
 
 def answer(text: str) -> dict[str, Any]:

@@ -11,12 +11,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 import click
 
 from loopbox.cli import asking, hot
 from loopbox.cli.output import current_output
 from loopbox.errors import HostError
+from loopbox.rules.doors import web_port
 
 _BROWSERS = {
     "chromium": ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
@@ -143,11 +145,7 @@ def _flags(kind: str, profile: str, *, headless: bool) -> list[str]:
     return flags
 
 
-def _first_page(box: dict[str, object]) -> str | None:
-    """`http://localhost:PORT` of the first web listener: inside the box, names do not change."""
-    listeners = box["listeners"]
-    assert isinstance(listeners, list)
-    for listener in listeners:
-        if listener["url"]:
-            return f"http://localhost:{listener['port']}"
-    return None
+def _first_page(box: dict[str, Any]) -> str | None:
+    """`http://localhost:PORT` of the box's web port: inside the box, names do not change."""
+    port = web_port(found["port"] for found in box["listeners"] if found["protocol"] == "tcp")
+    return None if port is None else f"http://localhost:{port}"

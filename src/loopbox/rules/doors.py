@@ -63,6 +63,7 @@ OTHER_PROTOCOLS: Final[Mapping[int, str]] = {
     1883: "MQTT",
     2049: "NFS",
     2181: "ZooKeeper",
+    2525: "SMTP",
     2601: "zebra",
     2604: "ospfd",
     2605: "bgpd",
