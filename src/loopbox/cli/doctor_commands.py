@@ -1,0 +1,70 @@
+"""`loopbox doctor`: what works from the loopback outward, and the first thing that does not.
+
+Must never: judge; rules/doctor does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from loopbox.cli import asking
+from loopbox.cli.output import Output, current_output, printable
+from loopbox.cli.visiting import in_box
+from loopbox.errors import UsageError
+from loopbox.kernel.checkup import examine, parse_remote
+from loopbox.rules.doctor.ladder import climb, has_passed
+from loopbox.rules.doctor.rung import Rung
+
+_MARKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "pass": ("ok  ", {"fg": "green"}),
+    "warn": ("warn", {"fg": "yellow"}),
+    "fail": ("FAIL", {"fg": "red", "bold": True}),
+    "skip": ("skip", {"dim": True}),
+}
+
+
+@click.command()
+@click.option("--host", is_flag=True, help="Where this command runs (the default).")
+@click.option("--box", metavar="NAME", shell_complete=asking.complete_box, help="Inside this box.")
+@click.option("--remote", metavar="HOST[:PORT]", help="Try this host beyond the gateway.")
+def doctor(host: bool, box: str | None, remote: str | None) -> int:
+    """Climb the ladder from the loopback outward; name the first fault and how to mend it.
+
+    \b
+    loopbox doctor
+    loopbox doctor --remote example.com
+    loopbox doctor --box shop --json
+    """
+    target = None if remote is None else parse_remote(remote)
+    if box is not None:
+        if host:
+            raise UsageError("cannot do both: --host and --box exclude each other")
+        name = asking.box(box)["name"]
+        seen = in_box(name, lambda: examine(remote=target, is_box=True), with_files=True)
+    else:
+        seen = examine(remote=target)
+    rungs = climb(seen)
+    out = current_output()
+    document = {"passed": has_passed(rungs), "rungs": [rung.as_json() for rung in rungs]}
+    out.emit(document, lambda: render(out, rungs))
+    return 0 if has_passed(rungs) else 1
+
+
+def render(out: Output, rungs: Sequence[Rung]) -> str:
+    """One line a rung, with cause and fix below those that need them, and a verdict."""
+    width = max(len(rung.id) for rung in rungs)
+    lines = []
+    for rung in rungs:
+        word, colour = _MARKS[rung.state]
+        mark = out.style(word, **colour)
+        lines.append(f"{mark}  {rung.id:<{width}}  {printable(rung.cause or rung.title)}")
+        if rung.state in ("warn", "fail") and rung.fix:
+            lines.append(f"      {'':<{width}}fix: {printable(rung.fix)}")
+        if out.verbose:
+            lines += [f"      {'':<{width}}{printable(text)}" for text in rung.evidence]
+    failed = [rung.id for rung in rungs if rung.state == "fail"]
+    verdict = f"first fault: {failed[0]}" if failed else "healthy"
+    return "\n".join([*lines, out.style(verdict, bold=True)])
