@@ -10,18 +10,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
+import struct
 import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Self
 
 from loopbox.kernel.links import silence, unsilence
 from loopbox.kernel.namespaces import open_namespace, raise_lo
-from loopbox.kernel.netlink import RouteSocket
+from loopbox.kernel.netlink import LOOPBACK_INDEX, RouteSocket, add_address
 from loopbox.kernel.rooted import make_rooted_networks
 from loopbox.kernel.syscalls import CLONE_NEWNET, setns, unshare
 from loopbox.lab.frr import render, sysctls
@@ -41,7 +44,7 @@ from loopbox.lab.links import (
     needs_fabric,
     wire_requests,
 )
-from loopbox.lab.topology import Lab, Link, Session
+from loopbox.lab.topology import End, Lab, Link, Session
 
 
 def has_frr() -> bool:
@@ -83,6 +86,32 @@ def until(condition: Callable[[], Any], *, seconds: float) -> Any:
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {condition!r}")
         pause.wait(0.02)
+
+
+def echo(targets: set[IPv4Address], source: str) -> set[IPv4Address]:
+    """Those of `targets` that answer within 0.3 s, from the calling thread's namespace."""
+    number = threading.get_ident() & 0xFFFF
+    head = struct.pack(">BBHHH", 8, 0, 0, number, 1)
+    total = sum(struct.unpack(">4H", head))
+    total = (total & 0xFFFF) + (total >> 16)
+    packet = struct.pack(">BBHHH", 8, 0, ~total & 0xFFFF, number, 1)
+    answered: set[IPv4Address] = set()
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as sock:
+        if source:
+            sock.bind((source, 0))
+        for target in targets:
+            with contextlib.suppress(OSError):  # no route: no answer either
+                sock.sendto(packet, (str(target), 0))
+        deadline = time.monotonic() + 0.3
+        while answered < targets and (left := deadline - time.monotonic()) > 0:
+            sock.settimeout(left)
+            try:
+                data, (address, _) = sock.recvfrom(1024)
+            except OSError:
+                break
+            if data[20] == 0 and int.from_bytes(data[24:26], "big") == number:
+                answered.add(IPv4Address(address))
+    return answered
 
 
 def make_network() -> int:
@@ -132,6 +161,9 @@ class LabWorld:
             self.apply(place, requests)
         for box in self.lab.boxes:
             self.apply(box.name, address_requests(self.lab, box.name))
+            # Nobody checks health here: every service is well.
+            checked = [item.address for item in box.anycast if item.check is not None]
+            self.apply(box.name, [add_address(LOOPBACK_INDEX, item) for item in checked])
             if box.is_router:
                 router = RouterDaemons(
                     folder / box.name, files=render(self.lab, box), rooted=rooted
@@ -176,19 +208,25 @@ class LabWorld:
 
     def cut(self, *links: Link, silent: bool = False) -> None:
         """Take links away at both ends, or make them swallow everything."""
-        for link in links:
-            for end in link.ends:
-                if silent:
-                    self.inside(end.box, partial(silence, [end.interface]))
-                else:
-                    self.apply(end.box, cut_requests(self.lab, link, end.box))
+        self.cut_ends([(link, end) for link in links for end in link.ends], silent=silent)
 
     def mend(self, *links: Link) -> None:
         """Undo `cut`, whichever it was."""
-        for link in links:
-            for end in link.ends:
-                self.inside(end.box, partial(unsilence, [end.interface]))
-                self.apply(end.box, mend_requests(self.lab, link, end.box))
+        self.mend_ends([(link, end) for link in links for end in link.ends])
+
+    def cut_ends(self, ends: Iterable[tuple[Link, End]], *, silent: bool = False) -> None:
+        """Cut single ends of links."""
+        for link, end in ends:
+            if silent:
+                self.inside(end.box, partial(silence, [end.interface]))
+            else:
+                self.apply(end.box, cut_requests(self.lab, link, end.box))
+
+    def mend_ends(self, ends: Iterable[tuple[Link, End]]) -> None:
+        """Undo `cut_ends`."""
+        for link, end in ends:
+            self.inside(end.box, partial(unsilence, [end.interface]))
+            self.apply(end.box, mend_requests(self.lab, link, end.box))
 
     def ask(self, box: str, question: str) -> Any:
         """The JSON document that answers one of QUESTIONS."""
@@ -237,6 +275,12 @@ class LabWorld:
             item.prefix: tuple(sorted({device for _, device in item.via if device}))
             for item in parse_routes(self.ask(box, "routes"))
         }
+
+    def reach(self, box: str, targets: Iterable[IPv4Address]) -> set[IPv4Address]:
+        """Those of `targets` that answer an echo request sent from the first loopback of `box`."""
+        wanted = set(targets)
+        own = [item.ip for item in self.lab.box(box).loopback if item.version == 4]
+        return set(self.inside(box, partial(echo, wanted, str(own[0]) if own else "")))
 
     def pings(self, box: str, address: str, *, source: str | None = None) -> bool:
         """Whether one echo request from `box` is answered within a second."""

@@ -121,7 +121,8 @@ def _settle(
         following = dict(own)
         for name, paths in heard.items():
             if name not in own:
-                best = _choose(name, paths, speakers, resolve)
+                usable = [path for path in paths if not _is_own_hop(path, network)]
+                best = _choose(name, usable, speakers, resolve)
                 if best is not None:
                     following[name] = best
         if following == chosen:
@@ -153,6 +154,14 @@ def _accepted(path: Path, listener: Speaker) -> bool:
     if path.external:
         return listener.asn not in path.as_path
     return path.originator != listener.router_id and listener.router_id not in path.clusters
+
+
+def _is_own_hop(path: Path, network: IPv4Network) -> bool:
+    """Whether a host route is its own next hop, which would resolve through itself (FRR: invalid).
+
+    So it is with a loopback that is advertised over a session between loopbacks.
+    """
+    return network.prefixlen == 32 and path.hop == network.network_address
 
 
 def _choose(

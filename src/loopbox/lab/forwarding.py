@@ -18,20 +18,26 @@ Example::
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, ip_network
-from itertools import permutations
+from ipaddress import IPv4Address, IPv4Network
 
 from loopbox.lab.bgp import Chosen, Hop, Peering, Speaker, converge
 from loopbox.lab.igp import INFINITE, Failure, Igp
-from loopbox.lab.records import End, Lab, LabBox, Link, Session, SessionEnd, StaticRoute
-from loopbox.lab.wiring import ospf_interface
-from loopbox.rules.routing import FailureKind, why_not_neighbours
+from loopbox.lab.knowledge import (
+    Key,
+    Known,
+    key_of,
+    network_of,
+    ospf_edges,
+    prefix_lengths,
+    told_by_ospf,
+    without_protocol,
+)
+from loopbox.lab.records import Lab, LabBox, Link, Session, SessionEnd
+from loopbox.rules.routing import FailureKind
 
 MAX_HOPS = 255
-_Key = tuple[int, int]
-"""(prefix length, leading bits as a number)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +47,6 @@ class Step:
     box: str
     carries: bool
     """False: the router believes in it, but what is sent there is lost (silent failure)."""
-
-
-@dataclass(slots=True)
-class _Static:
-    """What a box knows without any protocol."""
-
-    local: set[IPv4Address]
-    connected: dict[_Key, list[tuple[Link, End]]]
-    static: dict[_Key, list[StaticRoute]]
-
-
-def _key(network: IPv4Network) -> _Key:
-    return network.prefixlen, int(network.network_address) >> (32 - network.prefixlen)
 
 
 class Network:
@@ -66,12 +59,12 @@ class Network:
         """Names of links and boxes that have failed."""
         self._node = {box.name: index for index, box in enumerate(lab.boxes)}
         self._box_of = [box.name for box in lab.boxes]
-        self._edges_of: dict[str, list[int]] = {}
-        self.igp = Igp(len(lab.boxes), self._edges())
+        edges, self._edges_of = ospf_edges(lab, self._node)
+        self.igp = Igp(len(lab.boxes), edges)
         self._failures: list[Failure] = []
-        self._told = self._told_by_ospf()
-        self._known = {box.name: self._without_protocol(box) for box in lab.boxes}
-        self._lengths = self._prefix_lengths()
+        self._told = told_by_ospf(lab)
+        self._known = {box.name: without_protocol(lab, box) for box in lab.boxes}
+        self._lengths = prefix_lengths(lab, self._told, self._known.values())
         self._tables: dict[str, dict[IPv4Network, Chosen]] = {}
         self._is_settled = False
         self._standing: set[str] = set()
@@ -116,68 +109,6 @@ class Network:
         """Whether a link carries packets."""
         return link.name not in self.down
 
-    # --- what OSPF knows -------------------------------------------------------------------
-
-    def _edges(self) -> list[tuple[int, int, int]]:
-        edges: list[tuple[int, int, int]] = []
-        for link in self.lab.links:
-            speakers = [
-                (end, told)
-                for end in link.ends
-                if (told := ospf_interface(self.lab, link, self.lab.box(end.box))) is not None
-            ]
-            for (near, here), (far, there) in permutations(speakers, 2):
-                if why_not_neighbours(here, there) is None:
-                    for name in (link.name, near.box, far.box):
-                        self._edges_of.setdefault(name, []).append(len(edges))
-                    edges.append((self._node[near.box], self._node[far.box], near.cost))
-        return edges
-
-    def _told_by_ospf(self) -> dict[_Key, list[tuple[str, int, str | None]]]:
-        """Prefix to who tells it: (box, cost to add, link it stands and falls with)."""
-        told: dict[_Key, list[tuple[str, int, str | None]]] = {}
-        for box in self.lab.boxes:
-            if box.ospf is None:
-                continue
-            for item in [*box.loopback, *(entry.address for entry in box.anycast)]:
-                if isinstance(item, IPv4Interface):
-                    told.setdefault(_key(item.network), []).append((box.name, 0, None))
-            for link in self.lab.links_of(box.name):
-                if self.lab.ospf_area(link, box) is None or link.unnumbered:
-                    continue
-                end = link.end(box.name)
-                for item in end.addresses:
-                    if isinstance(item, IPv4Interface):
-                        told.setdefault(_key(item.network), []).append(
-                            (box.name, end.cost, link.name)
-                        )
-        return told
-
-    def _without_protocol(self, box: LabBox) -> _Static:
-        known = _Static(set(), {}, {})
-        on_lo = [*box.loopback, *box.virtual, *(item.address for item in box.anycast)]
-        known.local.update(item.ip for item in on_lo if isinstance(item.ip, IPv4Address))
-        for link in self.lab.links_of(box.name):
-            end = link.end(box.name)
-            for item in end.addresses:
-                if isinstance(item, IPv4Interface):
-                    known.local.add(item.ip)
-                    known.connected.setdefault(_key(item.network), []).append((link, end))
-        for route in box.static:
-            if isinstance(route.to, IPv4Network):
-                known.static.setdefault(_key(route.to), []).append(route)
-        return known
-
-    def _prefix_lengths(self) -> list[int]:
-        lengths = {length for length, _ in self._told}
-        for known in self._known.values():
-            lengths |= {length for length, _ in known.connected}
-            lengths |= {length for length, _ in known.static}
-        for box in self.lab.boxes:
-            if box.bgp is not None:
-                lengths |= {item.prefixlen for item in box.bgp.advertise if item.version == 4}
-        return sorted(lengths, reverse=True)
-
     # --- forwarding ------------------------------------------------------------------------
 
     def node(self, box: str) -> int:
@@ -219,7 +150,7 @@ class Network:
             for source in (self._connected, self._static_route):
                 if (found := source(box, key, address)) is not None:
                     return found
-            chosen = self._tables.get(box, {}).get(_network(key)) if with_bgp else None
+            chosen = self._tables.get(box, {}).get(network_of(key)) if with_bgp else None
             if chosen is not None and chosen.best.external:
                 return self._by_bgp(box, chosen)
             if (found := self._by_ospf(box, key)) is not None:
@@ -228,7 +159,7 @@ class Network:
                 return self._by_bgp(box, chosen)
         return None
 
-    def _connected(self, box: str, key: _Key, address: IPv4Address) -> tuple[Step, ...] | None:
+    def _connected(self, box: str, key: Key, address: IPv4Address) -> tuple[Step, ...] | None:
         for link, _ in self._known[box].connected.get(key, ()):
             if not self._is_believed(link) or link.unnumbered:
                 continue
@@ -238,7 +169,7 @@ class Network:
             return ()
         return None
 
-    def _static_route(self, box: str, key: _Key, address: IPv4Address) -> tuple[Step, ...] | None:
+    def _static_route(self, box: str, key: Key, address: IPv4Address) -> tuple[Step, ...] | None:
         steps: list[Step] = []
         for route in self._known[box].static.get(key, ()):
             if not route.via:
@@ -264,7 +195,7 @@ class Network:
     def _carries(self, link: Link, box: str) -> bool:
         return self.is_up(link) and box not in self.down
 
-    def _owners(self, box: str, key: _Key) -> tuple[list[str], int]:
+    def _owners(self, box: str, key: Key) -> tuple[list[str], int]:
         """The nearest boxes that tell a prefix by OSPF, and how far they are."""
         nearest, best = [], INFINITE
         here = self._node[box]
@@ -278,7 +209,7 @@ class Network:
                 nearest.append(owner)
         return nearest, best
 
-    def _by_ospf(self, box: str, key: _Key) -> tuple[Step, ...] | None:
+    def _by_ospf(self, box: str, key: Key) -> tuple[Step, ...] | None:
         if self.lab.box(box).ospf is None:
             return None
         owners, _ = self._owners(box, key)
@@ -415,13 +346,13 @@ class Network:
         for network in box.bgp.advertise:
             if not isinstance(network, IPv4Network):
                 continue
-            key = _key(network)
+            key = key_of(network)
             is_own = network.prefixlen == 32 and network.network_address in known.local
             has_it = is_own or key in known.static or self._has_connected(known, key)
             if has_it or self._by_ospf(box.name, key) is not None:
                 yield network
 
-    def _has_connected(self, known: _Static, key: _Key) -> bool:
+    def _has_connected(self, known: Known, key: Key) -> bool:
         return any(self._is_believed(link) for link, _ in known.connected.get(key, ()))
 
     def _metric(self, router: str, hop: Hop) -> int | None:
@@ -446,22 +377,3 @@ def _hop_of(session: Session, own: SessionEnd) -> Hop:
     if isinstance(own.address, IPv4Address):
         return own.address
     return str(session.link), own.box
-
-
-def _network(key: _Key) -> IPv4Network:
-    length, bits = key
-    found = ip_network((bits << (32 - length), length))
-    assert isinstance(found, IPv4Network)
-    return found
-
-
-def loopbacks(lab: Lab) -> Mapping[str, tuple[IPv4Address, ...]]:
-    """Box to its IPv4 loopback addresses, those shared with others included."""
-    return {
-        box.name: tuple(
-            item.ip
-            for item in [*box.loopback, *(entry.address for entry in box.anycast)]
-            if isinstance(item, IPv4Interface)
-        )
-        for box in lab.boxes
-    }

@@ -1,9 +1,9 @@
 """Which failures of a lab would hurt, before they happen.
 
-Owns: the enumeration of failures, the comparison of each with the whole lab, and the document of
-`loopbox predict`. Two ways give the same answer: the general one walks packets through
-`forwarding.Network`; where every router is in one OSPF domain and nothing else routes, distances
-alone decide and 2,000 routers are no trouble. A test holds the two against each other.
+Owns: the enumeration of failures and the comparison of each with the whole lab. Two ways give the
+same answer: the general one walks packets through `forwarding.Network`; where every router is in
+one OSPF domain and nothing else routes, distances alone decide and 2,000 routers are no trouble.
+A test holds the two against each other.
 
 Must never: start anything, print.
 
@@ -16,7 +16,6 @@ Example::
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv4Address
 from itertools import chain, combinations
@@ -26,98 +25,14 @@ from typing import Any
 import numpy as np
 
 from loopbox.errors import UsageError
-from loopbox.lab.forwarding import Network, loopbacks
+from loopbox.lab.forwarding import Network
 from loopbox.lab.igp import INFINITE
-from loopbox.lab.records import Lab, LabBox, Session
-from loopbox.rules.routing import RULES, FailureKind, choose_router_id, outage, session_outcome
+from loopbox.lab.knowledge import loopbacks
+from loopbox.lab.outcomes import Reroute, Scenario, Unreachable
+from loopbox.lab.records import Lab, Session
+from loopbox.rules.routing import FailureKind, outage, session_outcome
 
 MAX_SCENARIOS = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Unreachable:
-    """A box whose loopback addresses some others no longer reach."""
-
-    box: str
-    loopbacks: tuple[str, ...]
-    sources: tuple[str, ...]
-    """Living boxes that reached them before."""
-
-    def as_json(self) -> dict[str, Any]:
-        """For the document."""
-        return {"box": self.box, "loopbacks": list(self.loopbacks), "from": list(self.sources)}
-
-
-@dataclass(frozen=True, slots=True)
-class Reroute:
-    """A router that sends what is for a box another way."""
-
-    source: str
-    target: str
-    was: tuple[str, ...]
-    now: tuple[str, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """For the document."""
-        return {
-            "from": self.source,
-            "to": self.target,
-            "was": list(self.was),
-            "now": list(self.now),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """One set of failed links and boxes, and what it does."""
-
-    cut: tuple[str, ...]
-    sessions_lost: tuple[Session, ...]
-    sessions_flapping: tuple[Session, ...]
-    unreachable: tuple[Unreachable, ...]
-    reroutes: tuple[Reroute, ...]
-
-    def hurts(self, lab: Lab) -> bool:
-        """Whether living boxes lose more than what failed took with it.
-
-        A session on a link's own addresses between two ASes goes with its link by design.
-        """
-        boxes = set(self.cut)
-        sessions = [*self.sessions_lost, *self.sessions_flapping]
-        return any(item.box not in boxes for item in self.unreachable) or any(
-            not {session.left.box, session.right.box} & boxes
-            and not (session.external and session.link is not None)
-            for session in sessions
-        )
-
-    def as_json(self, lab: Lab) -> dict[str, Any]:
-        """The contract's scenario."""
-        return {
-            "cut": list(self.cut),
-            "sessions_lost": [session_json(item) for item in self.sessions_lost],
-            "sessions_flapping": [session_json(item) for item in self.sessions_flapping],
-            "sessions_held": len(lab.sessions)
-            - len(self.sessions_lost)
-            - len(self.sessions_flapping),
-            "unreachable": [item.as_json() for item in self.unreachable],
-            "reroutes": [item.as_json() for item in self.reroutes],
-            "loss": self.hurts(lab),
-        }
-
-
-def session_json(session: Session) -> dict[str, Any]:
-    """A session as the document names it."""
-    return {
-        "name": session.name,
-        "boxes": [session.left.box, session.right.box],
-        "source": session.source,
-        "link": session.link,
-        "external": session.external,
-        "addresses": [
-            None if end.address is None else str(end.address)
-            for end in (session.left, session.right)
-        ],
-    }
 
 
 def elements(lab: Lab) -> list[str]:
@@ -161,7 +76,6 @@ class Predictor:
         self.kind = kind
         self._loopbacks = loopbacks(lab)
         self._by_distance = not general and is_one_domain(lab)
-        self._outages = {item.name: self._outage(item) for item in lab.sessions}
         self.standing = self.network.standing() if not self._by_distance else self._standing_now()
         """Names of the sessions that stand while nothing has failed."""
 
@@ -199,14 +113,19 @@ class Predictor:
 
     # --- sessions --------------------------------------------------------------------------
 
-    def _outage(self, session: Session) -> float:
-        """How long the session's path may be dark, in seconds."""
+    def _outage(self, session: Session, cut: Iterable[str]) -> float:
+        """How long the session's path may be dark, in seconds.
+
+        A box that fails on a bridge is a silent failure for the others there: their carrier stays.
+        """
+        on_bridge = {end.box for link in self.lab.links if link.is_bridge for end in link.ends}
+        kind: FailureKind = "silent" if on_bridge.intersection(cut) else self.kind
         ends = [self.lab.box(end.box) for end in (session.left, session.right)]
         dead = max((box.ospf.dead for box in self.lab.boxes if box.ospf is not None), default=0)
         bfd = all(box.bfd for box in self.lab.boxes if box.ospf is not None)
         if not all(box.ospf is not None for box in ends):
-            return 0.0 if self.kind == "carrier" else float("inf")
-        return outage(self.kind, timers=self.lab.timers, dead=dead, bfd=bfd)
+            return 0.0 if kind == "carrier" else float("inf")
+        return outage(kind, timers=self.lab.timers, dead=dead, bfd=bfd)
 
     def _flaps(self, session: Session, cut: Iterable[str]) -> bool:
         one, two = self.lab.box(session.left.box).bgp, self.lab.box(session.right.box).bgp
@@ -214,7 +133,7 @@ class Predictor:
         outcome = session_outcome(
             path_remains=True,
             path_hit=True,
-            outage=self._outages[session.name],
+            outage=self._outage(session, cut),
             hold=min(one.hold, two.hold),
             keepalive=max(one.keepalive, two.keepalive),
         )
@@ -314,7 +233,8 @@ class Predictor:
                 continue
             was, now = igp.next_hops(source, target, base=True), igp.next_hops(source, target)
             names = [tuple(sorted(boxes[index].name for index in hops)) for hops in (was, now)]
-            found.append(Reroute(boxes[source].name, boxes[target].name, names[0], names[1]))
+            if names[0] != names[1]:  # another of two parallel links is no other way
+                found.append(Reroute(boxes[source].name, boxes[target].name, names[0], names[1]))
         return tuple(found)
 
     # --- by walking ------------------------------------------------------------------------
@@ -413,45 +333,3 @@ def is_one_domain(lab: Lab) -> bool:
         box.ospf is not None and not box.static and not box.anycast and not box.virtual
         for box in lab.boxes
     ) and not any(session.external for session in lab.sessions)
-
-
-def router_ids(lab: Lab, *, rule: str = "frr") -> dict[str, dict[str, str | None]]:
-    """Router to its ID and the reason, by the lab itself or by the rule of another maker."""
-    found = {}
-    for box in lab.boxes:
-        if box.router_id is None:
-            continue
-        choice = box.router_id if rule == "frr" else _as_maker(lab, box, rule)
-        value = None if choice.value is None else str(choice.value)
-        found[box.name] = {"router_id": value, "reason": choice.reason}
-    return found
-
-
-def _as_maker(lab: Lab, box: LabBox, rule: str) -> Any:
-    ends = [link.end(box.name) for link in lab.links_of(box.name)]
-    explicit = box.router_id if box.router_id and "explicit" in box.router_id.reason else None
-    return choose_router_id(
-        rule,
-        loopbacks=[item.ip for item in box.loopback if isinstance(item.ip, IPv4Address)],
-        physical=[
-            item.ip for end in ends for item in end.addresses if isinstance(item.ip, IPv4Address)
-        ],
-        explicit=None if explicit is None else explicit.value,
-    )
-
-
-def document(
-    lab: Lab, scenarios: Iterable[Scenario], *, rules: Iterable[str] = ()
-) -> dict[str, Any]:
-    """The contract's answer of `predict`."""
-    ids = router_ids(lab)
-    result: dict[str, Any] = {
-        "router_ids": {name: item["router_id"] for name, item in ids.items()},
-        "router_id_reasons": {name: item["reason"] for name, item in ids.items()},
-        "scenarios": [scenario.as_json(lab) for scenario in scenarios],
-        "warnings": list(lab.warnings),
-    }
-    makers = [rule for rule in rules if rule in RULES]
-    if makers:
-        result["router_ids_as"] = {rule: router_ids(lab, rule=rule) for rule in makers}
-    return result

@@ -205,6 +205,14 @@ def _warnings(lab: Lab) -> Iterator[str]:
             if why := why_not_neighbours(told_left, told_right):
                 yield f"link `{link.name}`: {left} and {right} will not be neighbours: {why}"
     for session in lab.sessions:
+        for own, peer in session.ends():
+            bgp = lab.box(own.box).bgp
+            advertised = {item.network_address for item in bgp.advertise} if bgp else set()
+            if session.external and session.link is None and own.address in advertised:
+                yield (
+                    f"session {session.name}: {own.box} advertises {own.address} over a session "
+                    f"from that address: {peer.box} will not use a route that is its own next hop"
+                )
         one, two = lab.box(session.left.box), lab.box(session.right.box)
         if session.link is not None or not (one.ospf and two.ospf and one.bgp and two.bgp):
             continue

@@ -1,0 +1,23 @@
+"""Predictions held against real routers: a sample; `python tests/system/labtruth.py` does all."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from labtruth import judge
+from labworld import has_frr
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(not has_frr(), reason="FRR is not installed: apt-get install frr"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: run as root"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "cut"), [("two-as", "north"), ("leaf-spine", "leaf1-spine1"), ("chain", "r2-r3")]
+)
+def test_real_routers_do_what_was_predicted(name: str, cut: str) -> None:
+    """Every session and every loopback is as predicted after the failure, and returns."""
+    assert [verdict.disagreements for verdict in judge(name, cuts=[cut])] == [()]
