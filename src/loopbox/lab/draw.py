@@ -120,6 +120,7 @@ def draw_svg(lab: Lab, *, shown: Shown | None = None) -> str:
     body = [
         *(_svg_link(link, places, shown) for link in lab.links),
         *(_svg_session(session, places, shown) for session in lab.sessions),
+        *(_svg_label(link, places, shown) for link in lab.links),
         *(_svg_box(box, places[box.name]) for box in lab.boxes),
     ]
     title = escape(f"{lab.name}: {len(lab.boxes)} boxes, {len(lab.links)} links")
@@ -186,23 +187,35 @@ def _svg_box(box: LabBox, place: Point) -> str:
 def _svg_link(link: Link, places: Mapping[str, Point], shown: Shown) -> str:
     is_cut = link.name in shown.cut
     style = "link cut" if is_cut else "link"
-    ends = [places[end.box] for end in link.ends]
-    hub = (sum(x for x, _ in ends) / len(ends), sum(y for _, y in ends) / len(ends))
+    ends, hub = [places[end.box] for end in link.ends], _middle(link, places)
     if link.is_bridge:
         lines = [_line(style, hub, end) for end in ends]
-        lines.append(f'<circle class="hub" cx="{hub[0]:.0f}" cy="{hub[1]:.0f}" r="7"/>')
-    else:
-        # Parallel links bow apart: the second by its name's length is enough to tell them.
-        lines = [_line(style, ends[0], ends[1])]
+        return "".join(lines) + f'<circle class="hub" cx="{hub[0]:.0f}" cy="{hub[1]:.0f}" r="7"/>'
+    (x1, y1), (x2, y2) = ends
+    # The curve passes through the middle, which parallel links do not share.
+    bend = 2 * hub[0] - (x1 + x2) / 2, 2 * hub[1] - (y1 + y2) / 2
+    path = f"M{x1:.0f} {y1:.0f}Q{bend[0]:.0f} {bend[1]:.0f} {x2:.0f} {y2:.0f}"
+    return f'<path class="{style}" d="{path}"/>'
+
+
+def _middle(link: Link, places: Mapping[str, Point]) -> Point:
+    """Where the name of a link stands; parallel links lie side by side."""
+    ends = [places[end.box] for end in link.ends]
+    x, y = (sum(x for x, _ in ends) / len(ends), sum(y for _, y in ends) / len(ends))
+    return x, y - 34 * _rank(link)
+
+
+def _svg_label(link: Link, places: Mapping[str, Point], shown: Shown) -> str:
+    """Name and subnet of a link, above everything but boxes."""
+    hub, is_cut = _middle(link, places), link.name in shown.cut
     words = link.name + (" (cut)" if is_cut else "")
     networks = sorted({str(item.network) for end in link.ends for item in end.addresses[:1]})
     detail = "unnumbered" if link.unnumbered or not networks else networks[0]
-    lift = 4 + 26 * _rank(link)
     return (
-        f"<g><title>{escape(f'{words} {detail}')}</title>{''.join(lines)}"
-        f'<text class="label" x="{hub[0]:.0f}" y="{hub[1] - lift:.0f}" '
+        f"<g><title>{escape(f'{words} {detail}')}</title>"
+        f'<text class="label" x="{hub[0]:.0f}" y="{hub[1] - 4:.0f}" '
         f'text-anchor="middle">{escape(words)}</text>'
-        f'<text class="label small" x="{hub[0]:.0f}" y="{hub[1] - lift + 12:.0f}" '
+        f'<text class="label small" x="{hub[0]:.0f}" y="{hub[1] + 8:.0f}" '
         f'text-anchor="middle">{escape(detail)}</text></g>'
     )
 
