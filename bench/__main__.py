@@ -69,7 +69,7 @@ def main() -> int:
             except MeasurementError as err:
                 say(f"  cannot measure `{name}` here: {err}")
                 continue
-            group.machine = machine.read_facts()
+            group.machine = machine.read_facts() | peers.portless_version()
             store(group, options.results)
     paths = [options.results / f"{name}.json" for name in GROUPS]
     page = render.render_page([load(path) for path in paths if path.exists()])

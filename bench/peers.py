@@ -13,6 +13,7 @@ Example::
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -239,6 +240,14 @@ def find_portless() -> Path:
     if not PORTLESS_PROGRAM.exists():
         raise MeasurementError("it is not installed")
     return PORTLESS_PROGRAM
+
+
+def portless_version() -> dict[str, str]:
+    """Its version as a fact for the page; nothing when it is not installed."""
+    description = CACHE / "node_modules" / "portless" / "package.json"
+    if not description.exists():
+        return {}
+    return {"portless": json.loads(description.read_text(encoding="utf-8"))["version"]}
 
 
 def install_portless() -> None:
