@@ -13,7 +13,7 @@ from labworld import LabWorld, has_frr, until
 
 from loopbox.kernel.netlink import LOOPBACK_INDEX, add_address, delete_address
 from loopbox.lab.predict import Predictor
-from loopbox.lab.topology import load
+from loopbox.lab.topology import load, parse
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "labs"
 ANYCAST = "10.99.0.53/32"
@@ -60,19 +60,21 @@ def test_anycast_follows_the_health_check() -> None:
     assert reached
 
 
-def test_virtual_address_is_served_but_never_answered_for() -> None:
-    """Servers take packets for the virtual address and stay silent when ARP asks for it."""
-    with running("virtual") as world:
+@pytest.mark.parametrize("arp", ["quiet", "normal"])
+def test_virtual_address_is_served_and_answered_for_only_without_quiet_arp(arp: str) -> None:
+    """Servers take packets for the virtual address; the ARP settings keep them silent about it."""
+    text = (EXAMPLES / "virtual.toml").read_text()
+    text = text.replace("virtual = [", f'arp = "{arp}"\nvirtual = [')
+    with LabWorld(parse(text, path=Path("virtual.toml"))) as world:
         until(lambda: "10.50.0.100/32" in world.routes("director"), seconds=10)
         answered = world.reach("client", {IPv4Address("10.50.0.100")})
         # Ask for the address on the wire itself, as a neighbour would who thinks it is on link.
         world.run("director", "ip", "route", "add", "10.50.0.100/32", "dev", "farm", "metric", "1")
-        world.run("director", "ip", "route", "del", "10.50.0.100/32", "proto", "static")
         world.reach("director", {IPv4Address("10.50.0.100")})
         neighbours = world.run("director", "ip", "neigh", "show", "10.50.0.100").stdout
 
     assert answered == {IPv4Address("10.50.0.100")}
-    assert "lladdr" not in neighbours
+    assert ("lladdr" in neighbours) == (arp == "normal")
 
 
 def test_leaf_spine_needs_no_addresses_on_its_links() -> None:
