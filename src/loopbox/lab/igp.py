@@ -151,32 +151,37 @@ class Igp:
         row, column = np.nonzero(through == now[np.ix_(rows, columns)])
         sources, targets = rows[row], columns[column]
         pairs = Pairs(sources, targets, now[sources, targets])
-        self._relax(*self._orphans(sources, targets))
+        if sources.size:
+            self._relax(*self._orphans(sources, targets, from_head[targets]))
         return pairs
 
-    def _orphans(self, sources: Indexes, targets: Indexes) -> tuple[Indexes, Indexes]:
+    def _orphans(
+        self, sources: Indexes, targets: Indexes, depths: Ints
+    ) -> tuple[Indexes, Indexes]:
         """Those of the pairs that no longer have a path of the old length, set to infinity.
 
-        A pair is one when each tight edge into its target is gone or comes from an orphan.
+        A pair is one when each tight edge into its target is gone or comes from an orphan. With
+        positive costs a parent is always nearer, so in the order of `depths` (how far the target
+        is behind the failed edge) each pair is looked at once.
         """
-        found_sources, found_targets = [], []
+        order = np.argsort(depths, kind="stable")
+        sources, targets, depths = sources[order], targets[order], depths[order]
         now = self.distances
-        # With positive costs a parent is always nearer, so ever more orphans come to light.
-        while sources.size:
-            edges, starts, owner = self._into.expand(targets)
-            tails = now[sources[owner], self.tails[edges]] + self.costs[edges]
-            tight = (tails == now[sources, targets][owner]) & self.alive[edges]
-            has_parent = np.logical_or.reduceat(tight, starts)
-            lost_sources, lost_targets = sources[~has_parent], targets[~has_parent]
-            if not lost_sources.size:
-                break
-            now[lost_sources, lost_targets] = INFINITE
-            found_sources.append(lost_sources)
-            found_targets.append(lost_targets)
-            sources, targets = sources[has_parent], targets[has_parent]
-        if not found_sources:
-            return sources[:0], targets[:0]
-        return np.concatenate(found_sources), np.concatenate(found_targets)
+        edges, starts, owner = self._into.expand(targets)
+        rows, tails, costs = sources[owner], self.tails[edges], self.costs[edges]
+        alive, old = self.alive[edges], now[sources, targets]
+        lost = np.zeros(len(sources), dtype=np.bool_)
+        levels = np.flatnonzero(np.diff(depths)) + 1
+        bounds = [0, *levels.tolist(), len(sources)]
+        ends = [*starts[bounds[:-1]].tolist(), len(edges)]
+        for level in range(len(bounds) - 1):
+            low, high, first, last = *bounds[level : level + 2], *ends[level : level + 2]
+            reached = now[rows[first:last], tails[first:last]] + costs[first:last]
+            tight = (reached == old[owner[first:last]]) & alive[first:last]
+            gone = ~np.logical_or.reduceat(tight, starts[low:high] - first)
+            lost[low:high] = gone
+            now[sources[low:high][gone], targets[low:high][gone]] = INFINITE
+        return sources[lost], targets[lost]
 
     def _relax(self, sources: Indexes, targets: Indexes) -> None:
         """Find the distances of orphaned pairs anew; those around them are right."""
