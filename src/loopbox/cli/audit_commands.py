@@ -16,6 +16,7 @@ from loopbox.cli.visiting import in_boxes
 from loopbox.errors import LoopboxError
 from loopbox.kernel.survey import Survey, socket_owners, survey
 from loopbox.rules.audit.findings import Finding, by_danger, endpoint, finding, is_exposed, summary
+from loopbox.rules.audit.published import published
 from loopbox.rules.audit.reach import Reachability
 
 _COLOURS: dict[str, dict[str, Any]] = {
@@ -89,6 +90,10 @@ def findings_of(places: dict[str, Survey]) -> list[Finding]:
             )
             for entry in seen.listeners
         ]
+        found += [
+            finding(entry.listener, entry.verdict, (), where=place)
+            for entry in published(seen.view)
+        ]
     return found
 
 
@@ -126,6 +131,8 @@ def render(out: Output, found: Sequence[Finding]) -> str:
 
 def _program(entry: Finding) -> str:
     """Name and pid of the first holder, and how many more there are."""
+    if entry.code == "published-port":
+        return "(another device)"
     if not entry.holders:
         return f"uid {entry.listener.uid}"
     first = entry.holders[0]

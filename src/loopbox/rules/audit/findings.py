@@ -115,6 +115,7 @@ _CAUSES = {
     "nat": "exposed-nat",
     "multicast": "exposed-multicast",
     "broadcast": "exposed-broadcast",
+    "published": "published-port",
 }
 
 
@@ -131,13 +132,15 @@ def finding(
     ordinary, obedient = _SEVERITY[verdict.level]
     severity = obedient if tool is not None and tool.unauthenticated else ordinary
     evidence = [*verdict.evidence, *_attacks(listener, verdict, tool)]
-    if not holders:
+    if not holders and verdict.cause != "published":
         evidence.append(
             "no process holds it: the kernel's own"
             if is_seen
             else f"its process could not be seen (uid {listener.uid})"
         )
     name = tool.name if tool is not None else _program(holders)
+    if verdict.cause == "published":
+        name = "a published port"
     return Finding(
         code=_CODES.get(verdict.level) or _CAUSES.get(verdict.cause, "exposed-wildcard"),
         severity=severity,
@@ -237,6 +240,8 @@ def _fix(listener: ListeningSocket, verdict: Verdict, tool: Tool | None, where: 
         return (
             "look at the rule the evidence names; bound to 127.0.0.1 it is safe whatever that does"
         )
+    if verdict.cause == "published":
+        return f"publish it on loopback only: -p 127.0.0.1:{listener.port}:PORT"
     if verdict.cause == "nat":
         return "remove the translation, or bind the program to an address it does not lead to"
     if tool is not None:

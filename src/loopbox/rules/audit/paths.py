@@ -108,6 +108,13 @@ class Ways:
         )
         return next(entries, None)
 
+    def link_towards(self, address: Address) -> Link | None:
+        """Where a packet for `address` is carried on; None when no route says so."""
+        for route in self._routes[address.version]:
+            if address in route.destination:
+                return self._network.link(route.index) if route.type == "unicast" else None
+        return None
+
     def route_localnet(self, link: Link) -> bool:
         """Whether 127/8 is ordinary on this link (CVE-2020-8558): `all` or its own setting."""
         return "1" in {

@@ -1,0 +1,143 @@
+"""Ports of this device that a translation carries on to another one: published container ports.
+
+Owns: finding them in the rules (no socket of ours need exist), and whether the packets get through
+prerouting, routing and forward. Such packets never see the input chain, so rules there, and tools
+that edit it, do not protect them (moby/moby#4737).
+
+Must never: list a translation that ends here (reach.py judges those by their listener).
+
+Example::
+
+    [found.listener.port for found in published(view)]      # [8080]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from loopbox.rules.addressing import text_of
+from loopbox.rules.audit.paths import LEVELS, Way, Ways
+from loopbox.rules.audit.reach import Verdict, View
+from loopbox.rules.audit.samples import constants
+from loopbox.rules.firewall.evaluate import outcomes
+from loopbox.rules.firewall.model import Packet, Range, Rule
+from loopbox.rules.network import ListeningSocket
+
+_PROTOCOLS = {6: "tcp", 17: "udp"}
+_WIDEST = 16
+"""Ports of one published range that are looked at."""
+_CLIENT_PORT = 40077
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One port that leads elsewhere, in the shape of a listener."""
+
+    listener: ListeningSocket
+    verdict: Verdict
+
+
+def published(view: View) -> list[Published]:
+    """Every port from which packets of others are carried on to another device."""
+    rules = [
+        rule for chain in view.ruleset.chains for rule in chain.rules if rule.action.kind == "dnat"
+    ]
+    if not rules:
+        return []
+    ways = Ways(view.network, is_box=view.is_box)
+    _ports, sources, targets, _ = constants(view.ruleset)
+    best: dict[tuple[str, int, int], Published] = {}
+    for protocol, port in dict.fromkeys(_announced(rules)):
+        for version in (4, 6):
+            local = [a for a in targets[version] if ways.kind_of(a) == "local"]
+            places = (*ways.local_targets(version), *local)
+            for way in ways.into(version, sources[version], places):
+                found = _carried(view, ways, way, protocol, port)
+                key = (_PROTOCOLS[protocol], port, version)
+                if found is not None and _rank(found) > _rank(best.get(key)):
+                    best[key] = found
+    return list(best.values())
+
+
+def _announced(rules: list[Rule]) -> Iterator[tuple[int, int]]:
+    """(protocol number, port) that the translating rules name."""
+    for rule in rules:
+        ports = [v for m in rule.matches if m.field == "dport" for v in m.values]
+        protocols = [v for m in rule.matches if m.field == "protocol" for v in m.values]
+        for value in ports:
+            if not isinstance(value, Range):
+                continue
+            for port in range(value.low, min(value.high, value.low + _WIDEST - 1) + 1):
+                for number in _PROTOCOLS:
+                    named = [p for p in protocols if isinstance(p, Range)]
+                    if not named or any(p.low <= number <= p.high for p in named):
+                        yield number, port
+
+
+def _carried(view: View, ways: Ways, way: Way, protocol: int, port: int) -> Published | None:
+    """What becomes of one packet, if it is carried on."""
+    first = Packet(
+        version=way.target.version,
+        protocol=protocol,
+        source=way.source,
+        target=way.target,
+        sport=_CLIENT_PORT,
+        dport=port,
+        iif=way.link.name,
+    )
+    for routed in outcomes(view.ruleset, "prerouting", first, ways.kind_of):
+        packet = routed.packet
+        if routed.verdict != "accept" or not packet.natted or packet.redirected:
+            continue
+        if ways.kind_of(packet.target) != "unicast" or not _forwards(view, way):
+            continue
+        onward = ways.link_towards(packet.target)
+        if onward is None or onward.index == way.link.index:
+            continue  # no route, or back to where it came from: nobody new is reached
+        leaving = replace(packet, oif=onward.name)
+        for end in outcomes(view.ruleset, "forward", leaving, ways.kind_of):
+            if end.verdict == "accept":
+                sure = routed.sure and end.sure
+                return _published(way, packet, port, sure=sure, because=end.because)
+    return None
+
+
+def _forwards(view: View, way: Way) -> bool:
+    """Whether packets that came in by this link may be carried on (net/ipv4/route.c)."""
+    if way.target.version == 6:
+        return view.network.knob("ipv6/conf/all/forwarding") == "1"
+    return "1" in {
+        view.network.knob("ipv4/ip_forward"),
+        view.network.knob(f"ipv4/conf/{way.link.name}/forwarding"),
+    }
+
+
+def _published(way: Way, packet: Packet, port: int, *, sure: bool, because: str) -> Published:
+    target = text_of(packet.target)
+    place = f"[{target}]:{packet.dport}" if ":" in target else f"{target}:{packet.dport}"
+    evidence = [
+        f"a translation carries port {port} on to {place}, past every rule of the input chain",
+        way.why,
+    ]
+    if not sure:
+        evidence.append(because)
+    return Published(
+        ListeningSocket(
+            protocol=_PROTOCOLS[packet.protocol],
+            family="ipv4" if packet.version == 4 else "ipv6",
+            address=way.target,
+            port=port,
+            interface=0,
+            inode=0,
+            uid=0,
+        ),
+        Verdict(way.level if sure else "unknown", "published", tuple(evidence)),
+    )
+
+
+def _rank(found: Published | None) -> int:
+    """How exposed; surely open above unknown, unknown above nothing."""
+    if found is None:
+        return -2
+    return -1 if found.verdict.level == "unknown" else LEVELS.index(found.verdict.level)
