@@ -25,7 +25,7 @@ import click
 from loopbox import client
 from loopbox.cli import asking
 from loopbox.cli.output import Output, current_output, printable
-from loopbox.errors import ConfigError, LoopboxError
+from loopbox.errors import ConfigError, DeadlineError, LoopboxError
 from loopbox.kernel.processes import environment_of
 from loopbox.kernel.projects import read_project, read_settings_file
 from loopbox.settings import ProjectSettings, ServiceSettings
@@ -35,6 +35,10 @@ _MARK = "LOOPBOX_SERVICE"
 _COLORS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green")
 _GRACE = 10.0
 """Seconds between TERM and KILL for a service."""
+_PATIENCE = 60.0
+"""Seconds for a service to listen on its port."""
+_TICK = 0.05
+"""Seconds between two looks at what is still there while services end."""
 
 
 @dataclass(slots=True)
@@ -57,6 +61,7 @@ class _Stage:
         self.running: list[_Running] = []
         self.failed: str | None = None
         self.stopping = asyncio.Event()
+        self.hurried = asyncio.Event()
 
     def line(self, service: str, text: str) -> None:
         """One line of a service, side by side with the others'."""
@@ -85,25 +90,31 @@ class _Stage:
             await self._until_ready(running, settings.ready)
 
     async def _until_ready(self, running: _Running, port: int) -> None:
-        waiting = asyncio.create_task(
-            asyncio.to_thread(asking.ask, "wait", name=self.box, port=str(port), timeout="60")
-        )
-        ending = asyncio.create_task(running.process.wait())
-        stopping = asyncio.create_task(self.stopping.wait())
-        await asyncio.wait({waiting, ending, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if waiting.done():
-            ending.cancel()
-            waiting.result()
-            return
-        waiting.add_done_callback(lambda done: done.exception() if not done.cancelled() else None)
-        if ending.done() and not self.stopping.is_set():
-            await running.reader
-            raise LoopboxError(
-                f"cannot start service `{running.name}`: it ended with status {ending.result()} "
-                f"before port {port} was ready",
-                hint="its lines are above",
-            )
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _PATIENCE
+        while not self.stopping.is_set():
+            if running.process.returncode is not None:
+                await _drain(running.reader)
+                raise LoopboxError(
+                    f"cannot start service `{running.name}`: it ended with status "
+                    f"{running.process.returncode} before port {port} was ready",
+                    hint="its lines are above",
+                )
+            # In short turns: a thread that waits cannot be told to stop waiting.
+            patience = min(0.25, max(0.0, deadline - loop.time()))
+            try:
+                await asyncio.to_thread(
+                    asking.ask, "wait", name=self.box, port=str(port), timeout=str(patience)
+                )
+            except DeadlineError as error:
+                if loop.time() >= deadline:
+                    raise DeadlineError(
+                        f"cannot wait longer for service `{running.name}`: nothing listens on "
+                        f"port {port} after {_PATIENCE:g} s",
+                        hint=f"see what does: loopbox show {self.box}",
+                    ) from error
+            else:
+                return
 
     async def _read(self, name: str, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
@@ -128,7 +139,7 @@ class _Stage:
                 if running is None:
                     continue
                 status = running.process.returncode
-                await running.reader
+                await _drain(running.reader)
                 self.line(running.name, f"ended with status {status}")
                 if status != 0 and not self.stopping.is_set():
                     self.failed = running.name
@@ -137,29 +148,63 @@ class _Stage:
             task.cancel()
 
     async def end(self) -> None:
-        """TERM to every service's process group, grace, KILL."""
-        for running in reversed(self.running):
-            _signal_group(running.process, signal.SIGTERM)
-        waits = [asyncio.create_task(running.process.wait()) for running in self.running]
-        if not waits:
+        """TERM to every process of the services, grace (unless hurried), KILL."""
+        loop = asyncio.get_running_loop()
+        kill_at = loop.time() + _GRACE
+        signal_now: signal.Signals | None = signal.SIGTERM
+        while left := await asyncio.to_thread(self._left):
+            if self.hurried.is_set() or loop.time() > kill_at:
+                signal_now = signal.SIGKILL
+            if signal_now is not None:
+                for pid in left:
+                    _signal(pid, signal_now)
+                signal_now = None
+            await asyncio.sleep(_TICK)
+        for running in self.running:
+            await running.process.wait()
+            await _drain(running.reader)
+
+    def _left(self) -> list[int]:
+        """What is still there of the services started here, daemons in other sessions too.
+
+        The newest first: a parent then still reaps and reports its children.
+        """
+        own = {running.name for running in self.running}
+        left = {
+            running.process.pid for running in self.running if running.process.returncode is None
+        }
+        if own:
+            try:
+                there = asking.box(self.box)["processes"]
+            except LoopboxError:
+                there = []
+            left |= {one["pid"] for one in there if environment_of(one["pid"], _MARK) in own}
+        return sorted(left, reverse=True)
+
+    def stop(self) -> None:
+        """Begin to end the services; asked a second time, without grace."""
+        if self.stopping.is_set():
+            self.hurried.set()
             return
-        _done, late = await asyncio.wait(waits, timeout=_GRACE)
-        if late:
-            for running in self.running:
-                _signal_group(running.process, signal.SIGKILL)
-        await asyncio.gather(*waits, *(running.reader for running in self.running))
+        self.stopping.set()
+        if self.running:
+            self.out.say("ending the services; Ctrl-C again ends them at once")
+
+
+async def _drain(reader: asyncio.Task[None]) -> None:
+    """Wait for a service's last lines, but not for a daemon that has kept its output open."""
+    await asyncio.wait({reader}, timeout=1.0)
 
 
 def _arguments(settings: ServiceSettings) -> tuple[str, ...]:
     return ("/bin/sh", "-c", settings.run) if isinstance(settings.run, str) else settings.run
 
 
-def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
-    if process.returncode is None:
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            pass
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass
 
 
 @click.command()
@@ -184,14 +229,16 @@ def up(file: Path | None, name: str | None) -> int:
             f"cannot bring up `{source}`: it declares no services",
             hint='add for example: [services.web] with run = "npm run dev" and ready = 3000',
         )
-    return asyncio.run(_up(directory, settings, name, current_output()))
+    return asyncio.run(
+        _up(directory, settings, name, None if file is None else source, current_output())
+    )
 
 
 def _read(file: Path | None) -> tuple[Path, ProjectSettings, Path]:
     if file is not None:
         if file.is_dir():
             file = file / "loopbox.toml"
-        return file.resolve().parent, read_settings_file(file), file
+        return file.resolve().parent, read_settings_file(file), file.resolve()
     project = read_project(Path.cwd())
     if project.settings_file is None:
         raise ConfigError(
@@ -201,19 +248,31 @@ def _read(file: Path | None) -> tuple[Path, ProjectSettings, Path]:
     return project.settings_file.parent, project.settings, project.settings_file
 
 
-async def _up(directory: Path, settings: ProjectSettings, name: str | None, out: Output) -> int:
+async def _up(
+    directory: Path,
+    settings: ProjectSettings,
+    name: str | None,
+    file: Path | None,
+    out: Output,
+) -> int:
     keeper = client.connect()
     try:
         # The connection holds the box while services come and go.
         reply, fds = keeper.request(
-            {"verb": "lease", "create": "1", "cwd": str(directory), "name": name or ""}
+            {
+                "verb": "lease",
+                "create": "1",
+                "cwd": str(directory),
+                "file": str(file or ""),
+                "name": name or "",
+            }
         )
         for fd in fds:
             os.close(fd)
         stage = _Stage(reply["name"], directory, out, settings.services)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, stage.stopping.set)
+            loop.add_signal_handler(number, stage.stop)
         try:
             await _start_all(stage, settings, reply)
             await stage.until_done()

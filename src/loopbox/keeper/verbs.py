@@ -85,7 +85,8 @@ class Verbs:
         return Path(box.directory) if box is not None else self._records.owner_of(name)
 
     def _identity(self, fields: Fields) -> tuple[Identity, Project]:
-        project = read_project(Path(fields.get("cwd") or "/"))
+        file = Path(fields["file"]) if fields.get("file") else None
+        project = read_project(Path(fields.get("cwd") or "/"), file=file)
         name = fields.get("name") or None
         identity = infer(
             project.facts, name=name, branch=fields.get("branch"), owner_of=self._owner_of

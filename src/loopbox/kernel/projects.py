@@ -65,16 +65,19 @@ class _Git:
     branch: str | None = None
 
 
-def read_project(directory: Path) -> Project:
+def read_project(directory: Path, *, file: Path | None = None) -> Project:
     """The project around a directory; raises ConfigError for a mistake in the user's settings.
 
     Looks in the directory and upwards to the git root; without git only in the directory itself,
     since a stray package.json in a home directory would otherwise name every project below it.
+    The settings are those of `file` instead, when one is given.
     """
     here = Path(os.path.realpath(directory))
     git = _read_git(here)
     places = list(_upwards(here, git.root if git else here))
-    settings, settings_file = _read_settings(places)
+    settings, settings_file = (
+        _read_settings(places) if file is None else (read_settings_file(file), file)
+    )
     configured = None
     if settings.name is not None and settings_file is not None:
         configured = NameSource(settings.name, settings_file)
