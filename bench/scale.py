@@ -18,6 +18,7 @@ from pathlib import Path
 from bench.harness import Goal, Group, MeasurementError, Row, say, wait_for_quiet
 from bench.world import Loopbox, World, cpu_seconds, memory_kib
 from loopbox.client import Keeper, connect
+from loopbox.errors import LoopboxError
 
 COUNTS = (1, 100, 1000, 5000)
 QUICK_COUNTS = (1, 100)
@@ -60,9 +61,10 @@ def _measure_count(group: Group, count: int, *, rounds: int, seconds: float) -> 
         with World() as world:
             try:
                 _one_round(world, count, rows=rows, seconds=seconds)
-            except (MeasurementError, OSError) as err:
+            except (MeasurementError, LoopboxError, OSError) as err:
                 for row in rows:
                     row.failures["loopbox"] = str(err)
+                group.notes.append(f"{count:,} boxes: {err}")
                 say(f"  failed: {err}")
     for row in rows:
         say(f"  {row.title} [{row.unit}]: {row.median('loopbox')} (bare {row.median('bare')})")
