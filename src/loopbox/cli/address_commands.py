@@ -16,7 +16,7 @@ from loopbox.cli.visiting import in_box
 from loopbox.errors import HostError, UsageError
 from loopbox.kernel import aliases
 from loopbox.kernel import guard as guarding
-from loopbox.kernel.facts import read_network
+from loopbox.kernel.survey import network_here
 from loopbox.rules import addressing
 from loopbox.rules.alias_files import APPLY, PATHS
 from loopbox.rules.alias_plans import AliasPlan, plan_alias
@@ -108,7 +108,7 @@ def addr_ls(host: bool, box: str | None) -> None:
     loopbox addr ls --box shop --json
     """
     out = current_output()
-    network = _at(box, host, read_network)
+    network = _at(box, host, network_here)
     link = aliases.loopback_of(network)
     entries = [
         {
@@ -216,7 +216,7 @@ def _judge_and_act(
     act: str, judge: Callable[[Network], Judgement], *, force: bool
 ) -> tuple[Judgement, bool, str]:
     """(judgement, whether anything changed, interface name), in the namespace it is called in."""
-    network = read_network()
+    network = network_here()
     link = aliases.loopback_of(network)
     judged = judge(network)
     if judged.refusal is not None and not (force and judged.forcible):

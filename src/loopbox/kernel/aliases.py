@@ -15,13 +15,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import subprocess
+import sys
 import tempfile
 from ipaddress import ip_interface
 from pathlib import Path
 
 from loopbox.errors import ConfigError, HostError
+from loopbox.kernel import foreign
 from loopbox.kernel.netlink import KernelError, RouteSocket
 from loopbox.rules.alias_files import MODES, PATHS, with_address, without_address
+from loopbox.rules.alias_plans import plan_alias
 from loopbox.rules.aliases import Judgement
 from loopbox.rules.network import Link, Network
 
@@ -44,6 +48,9 @@ def change_alias(act: str, judged: Judgement, network: Network) -> bool:
     Raises HostError, without privilege with the exact command to run instead.
     """
     link = loopback_of(network)
+    system = foreign.system_name(sys.platform)
+    if system is not None:
+        return _change_elsewhere(act, judged, system)
     interface = ip_interface(judged.text)
     try:
         with RouteSocket() as route:
@@ -61,6 +68,23 @@ def change_alias(act: str, judged: Judgement, network: Network) -> bool:
                 code="not-permitted",
             ) from error
         raise
+    return True
+
+
+def _change_elsewhere(act: str, judged: Judgement, system: str) -> bool:
+    """By the commands that `addr plan` prints for that system."""
+    plan = plan_alias(judged.address, judged.prefix, system=system)
+    for command in plan.add if act == "add" else plan.undo:
+        done = subprocess.run(
+            command.removeprefix("sudo "), shell=True, check=False, capture_output=True, text=True
+        )
+        if done.returncode != 0:
+            said = done.stderr.strip().splitlines()
+            raise HostError(
+                f"cannot {act} `{judged.text}` {WAY[act]} `{plan.interface}`: "
+                + (said[-1] if said else f"exit status {done.returncode}"),
+                hint=f"run: {command}",
+            )
     return True
 
 

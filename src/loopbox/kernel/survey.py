@@ -14,17 +14,19 @@ Example::
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
-from dataclasses import dataclass
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 from loopbox.errors import HostError
+from loopbox.kernel import foreign
 from loopbox.kernel.facts import read_network
 from loopbox.kernel.firewall import read_firewall
 from loopbox.kernel.processes import command_of, pids
 from loopbox.kernel.sockets import listening, listening_raw, open_diag
 from loopbox.rules.audit.findings import Holder
 from loopbox.rules.audit.reach import View
-from loopbox.rules.network import ListeningSocket
+from loopbox.rules.network import ListeningSocket, Network
 
 PROTOCOLS = ("tcp", "udp", "raw")
 _MOST_COMMAND = 4096
@@ -38,10 +40,14 @@ class Survey:
     listeners: tuple[ListeningSocket, ...]
     unseen: tuple[str, ...] = ()
     """What could not be looked at, in words."""
+    owners: Mapping[int, tuple[Holder, ...]] = field(default_factory=dict)
+    """Holders by inode, where the system's tools tell them along with the sockets (not Linux)."""
 
 
 def survey(*, is_box: bool = False) -> Survey:
-    """Look at the calling thread's network namespace."""
+    """Look at the calling thread's network namespace (elsewhere than on Linux: the machine)."""
+    if sys.platform != "linux":
+        return survey_elsewhere(sys.platform)
     unseen: list[str] = []
     found: list[ListeningSocket] = []
     with open_diag() as diag:
@@ -58,6 +64,20 @@ def survey(*, is_box: bool = False) -> Survey:
         unseen.append(f"packet filter: {firewall.problem}")
     view = View(read_network(), firewall.ruleset, firewall.is_complete, is_box)
     return Survey(view, tuple(found), tuple(unseen))
+
+
+def survey_elsewhere(platform: str, run: foreign.Run = foreign.output_of) -> Survey:
+    """The same by the tools of another system, whose packet filter nobody reads here."""
+    network, listeners, owners = foreign.look(platform, run)
+    view = View(network, is_firewall_seen=False)
+    return Survey(view, listeners, ("packet filter: not read on this system",), owners)
+
+
+def network_here() -> Network:
+    """Links, addresses and routes, on any system."""
+    if sys.platform != "linux":
+        return foreign.look(sys.platform)[0]
+    return read_network()
 
 
 def socket_owners(inodes: Collection[int]) -> tuple[dict[int, tuple[Holder, ...]], bool]:
