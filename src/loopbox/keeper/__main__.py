@@ -79,7 +79,7 @@ def _run(ready_fd: int) -> None:
     os.ftruncate(lock, 0)
     os.write(lock, f"{os.getpid()}\n".encode())
     _open_log(Path(state_path()))
-    settings = _read_settings()
+    settings, problems = _read_settings()
     diag, relay_diag = open_diag(), open_diag()
     user_namespace = None
     if os.geteuid() == 0:
@@ -94,6 +94,7 @@ def _run(ready_fd: int) -> None:
         diag=diag,
         relay_diag=relay_diag,
         settings=settings,
+        problems=problems,
         idle_seconds=_idle_seconds(settings),
     )
     # What start-up made will live as long as the process: no collection need look at it again.
@@ -178,13 +179,14 @@ def _enter_user_namespace(directory: int) -> int:
     return open_namespace("user", "self")
 
 
-def _read_settings() -> UserSettings:
+def _read_settings() -> tuple[UserSettings, tuple[str, ...]]:
+    """The user's settings; a typo there must not take every box away, but each run says so."""
     try:
-        return read_user_settings(Path(config_path()))
+        return read_user_settings(Path(config_path())), ()
     except LoopboxError as error:
-        # A typo in the configuration must not take every box of the user away.
-        log.error("%s; the defaults are used", error.message)
-        return UserSettings()
+        problem = f"{error.message}; the defaults are used until it is mended and the keeper ended"
+        log.error("%s", problem)
+        return UserSettings(), (problem,)
 
 
 def _raise_limits() -> None:

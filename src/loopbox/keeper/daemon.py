@@ -12,6 +12,7 @@ Example::
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401  (asyncio imports it late: no descriptor may be left)
 import logging
 import os
 import signal
@@ -55,6 +56,8 @@ class Setup:
     relay_diag: socket.socket
     """Another for the relay's thread: two threads on one would read each other's answers."""
     settings: UserSettings
+    problems: tuple[str, ...]
+    """What was wrong with the settings, for every command that enters a box to say."""
     idle_seconds: float
 
 
@@ -82,6 +85,7 @@ async def serve(setup: Setup, *, ready: Callable[[], None]) -> None:
             life=life,
             records=records,
             user_namespace=setup.user_namespace,
+            problems=setup.problems,
             stop=stopping.set,
             status=lambda: _statistics(relay, life.front_door),
         )

@@ -32,6 +32,7 @@ from loopbox.keeper.relay import Relay
 from loopbox.keeper.roam import Roamer
 from loopbox.keeper.watch import Watch
 from loopbox.keeper.wayout import WayOut
+from loopbox.kernel.limits import demand_descriptors
 from loopbox.kernel.namespaces import Namespaces, open_counters
 from loopbox.kernel.sockets import ListeningSocket, listening, open_diag
 from loopbox.kernel.transparent import WayOutSockets, open_way_out
@@ -118,6 +119,7 @@ class Life:
         return box, made_now
 
     async def _make(self, name: str, *, directory: str, kept: bool) -> HeldBox:
+        demand_descriptors()
         # Both are drawn before the first await: boxes made side by side never share them.
         group = self._next_group()
         address = self._known.draw(name)

@@ -48,12 +48,14 @@ class Verbs:
         life: Life,
         records: Records,
         user_namespace: int | None,
+        problems: tuple[str, ...] = (),
         stop: Callable[[], None],
         status: Callable[[], dict[str, object]],
     ) -> None:
         self._life = life
         self._records = records
         self._user_namespace = user_namespace
+        self._problems = problems
         self._stop = stop
         self._status = status
         self._table: dict[str, Callable[[Client, Fields], Awaitable[Reply]]] = {
@@ -172,7 +174,7 @@ class Verbs:
                 "name": box.name,
                 "address": str(box.address),
                 "made": "1" if made else "0",
-                "problems": "\n".join((*box.problems, *_egress_problems(box))),
+                "problems": "\n".join((*self._problems, *box.problems, *_egress_problems(box))),
                 "env.LOOPBOX_NAME": box.name,
                 "env.LOOPBOX_ADDRESS": str(box.address),
                 "env.LOOPBOX_URL": f"http://{box.name}.localhost",
