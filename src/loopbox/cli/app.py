@@ -77,7 +77,7 @@ class _Commands(click.Group):
             rows = []
             for name, entry in COMMANDS.items():
                 if entry[2] == section and (command := self.get_command(context, name)):
-                    rows.append((name, command.get_short_help_str(limit=66)))
+                    rows.append((name, command.get_short_help_str(limit=120)))
             with formatter.section(section):
                 formatter.write_dl(rows)
 
