@@ -35,7 +35,10 @@ QUIET_SHARE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """A claim about one row: `contender` is at least (or at most) `bound` times `against`."""
+    """A claim about one row: `contender` is at least (or at most) `bound` times `against`.
+
+    With an empty `against` the bound is the figure itself, in the row's unit.
+    """
 
     contender: str
     against: str
@@ -77,10 +80,16 @@ class Row:
 
     def is_met(self, goal: Goal) -> bool | None:
         """Whether the goal is met; None when one of the two was not measured."""
-        ratio = self.ratio(goal.contender, goal.against)
-        if ratio is None:
+        value = self.value_for(goal)
+        if value is None:
             return None
-        return ratio >= goal.bound if self.more_is_better else ratio <= goal.bound
+        return value >= goal.bound if self.more_is_better else value <= goal.bound
+
+    def value_for(self, goal: Goal) -> float | None:
+        """What the goal's bound is held against."""
+        if not goal.against:
+            return self.median(goal.contender)
+        return self.ratio(goal.contender, goal.against)
 
 
 @dataclass(slots=True)

@@ -72,11 +72,13 @@ def _goals(group: Group) -> list[str]:
     if not rows:
         return []
     others = list(dict.fromkeys(goal.against for row in rows for goal in row.goals))
-    lines = ["| goal: ratio to | " + " | ".join(others) + " |", "|---|" + "---|" * len(others)]
+    heads = [other or "the figure itself" for other in others]
+    lines = ["| goal: ratio to | " + " | ".join(heads) + " |", "|---|" + "---|" * len(others)]
     for row in rows:
-        by_other = {goal.against: goal for goal in row.goals}
-        cells = [_verdict(row, by_other[other]) if other in by_other else "" for other in others]
-        lines.append(f"| {row.title} ({row.goals[0].contender}) | " + " | ".join(cells) + " |")
+        for contender in dict.fromkeys(goal.contender for goal in row.goals):
+            goals = {goal.against: goal for goal in row.goals if goal.contender == contender}
+            cells = [_verdict(row, goals[other]) if other in goals else "" for other in others]
+            lines.append(f"| {row.title} ({contender}) | " + " | ".join(cells) + " |")
     notes = [
         f"- {row.title}, against {goal.against}: {goal.note}"
         for row in rows
@@ -87,11 +89,11 @@ def _goals(group: Group) -> list[str]:
 
 
 def _verdict(row: Row, goal: Goal) -> str:
-    ratio = row.ratio(goal.contender, goal.against)
-    if ratio is None:
+    value = row.value_for(goal)
+    if value is None:
         return "not measured"
     bound = f"{'>=' if row.more_is_better else '<='} {goal.bound:g}"
-    return f"{ratio:.2f} {bound} met" if row.is_met(goal) else f"**{ratio:.2f}, not {bound}**"
+    return f"{value:.2f} {bound} met" if row.is_met(goal) else f"**{value:.2f}, not {bound}**"
 
 
 def _number(value: float) -> str:

@@ -25,6 +25,12 @@ QUICK_COUNTS = (1, 100)
 MOST_ROUNDS = {1000: 3, 5000: 1}
 """Boxes to rounds: the large ones take long and vary little."""
 GOAL_COUNT = 1000
+GOALS = {
+    "made": [Goal("loopbox", "bare", 1.3)],
+    "keeper": [Goal("loopbox", "", 8.0)],
+    "cpu": [Goal("loopbox", "", 2.0)],
+    "listener": [Goal("loopbox", "", 250.0)],
+}
 BARE_BOXES = Path(__file__).with_name("bareboxes.py")
 
 TEXT = """Boxes are complete: namespaces, loopback, private files, the way out, names, and the
@@ -46,13 +52,22 @@ def measure(*, rounds: int, seconds: float) -> Group:
 
 
 def _measure_count(group: Group, count: int, *, rounds: int, seconds: float) -> None:
-    goals = [Goal("loopbox", "bare", 1.3)] if count == GOAL_COUNT else []
-    made = Row(f"{count:,} boxes: to make all", "ms", False, "bare", goals)
-    gone = Row(f"{count:,} boxes: to unmake all", "ms", False, "bare")
-    kernel = Row(f"{count:,} boxes: kernel memory a box", "KiB", False, "bare")
-    keeper = Row(f"{count:,} boxes: keeper memory a box", "KiB", False, "bare")
-    cpu = Row(f"{count:,} quiet boxes: keeper CPU", "% of a core", False, "bare")
-    listener = Row(f"{count:,} boxes: a new listener is reached after", "ms", False, "bare")
+    boxes = f"{count:,} box{'es'[: 2 * (count > 1)]}"
+    bounds = GOALS if count == GOAL_COUNT else {}
+    made = Row(f"{boxes}: to make all", "ms", False, "bare", bounds.get("made", []))
+    gone = Row(f"{boxes}: to unmake all", "ms", False, "bare")
+    kernel = Row(f"{boxes}: kernel memory a box", "KiB", False, "bare")
+    keeper = Row(f"{boxes}: keeper memory a box", "KiB", False, "bare", bounds.get("keeper", []))
+    cpu = Row(
+        f"{boxes}, all quiet: keeper CPU", "% of a core", False, "bare", bounds.get("cpu", [])
+    )
+    listener = Row(
+        f"{boxes}: a new listener is reached after",
+        "ms",
+        False,
+        "bare",
+        bounds.get("listener", []),
+    )
     rows = (made, gone, kernel, keeper, cpu, listener)
     group.rows += rows
     for _ in range(rounds):
@@ -64,7 +79,7 @@ def _measure_count(group: Group, count: int, *, rounds: int, seconds: float) -> 
             except (MeasurementError, LoopboxError, OSError) as err:
                 for row in rows:
                     row.failures["loopbox"] = str(err)
-                group.notes.append(f"{count:,} boxes: {err}")
+                group.notes.append(f"{boxes}: {err}")
                 say(f"  failed: {err}")
     for row in rows:
         say(f"  {row.title} [{row.unit}]: {row.median('loopbox')} (bare {row.median('bare')})")

@@ -65,6 +65,13 @@ def test_a_goal_knows_which_way_is_better(more_is_better: bool, ratio: float, me
     assert row.is_met(Goal("loopbox", "direct", 1.0)) is met
 
 
+def test_a_goal_without_another_is_about_the_figure_itself() -> None:
+    """Absolute bounds need no baseline."""
+    row = row_with(more_is_better=False, loopbox=[1.5, 1.7, 9.0])
+
+    assert row.is_met(Goal("loopbox", "", 2.0)) is True
+
+
 def test_every_round_starts_with_another_contender() -> None:
     """Nobody is always measured first."""
     order: list[str] = []
@@ -133,6 +140,7 @@ def test_the_page_hides_no_missed_goal() -> None:
         "| goal: ratio to | direct | pasta |\n"
         "|---|---|---|\n"
         "| bulk (loopbox) | **0.50, not >= 0.9** | not measured |\n"
+        "| bulk (direct) | 1.00 >= 1 met |  |\n"
         "\n"
         "- bulk, against direct: one core is shared\n"
         "\n"
