@@ -4,6 +4,8 @@ All patients are examined side by side, once, since most of the time is waiting 
 """
 
 import contextlib
+import fcntl
+import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -338,7 +340,19 @@ HEALTHY = {
 def reports(tmp_path_factory):
     """Fault name to (exit status, document, seconds, loopback pairs seen on the wire)."""
 
-    base = tmp_path_factory.mktemp("doctor")
+    # With xdist each worker comes here: the first examines, the others read what it found.
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    with open(shared / "doctor.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        kept = shared / "doctor.json"
+        if not kept.exists():
+            kept.write_text(json.dumps(examine_all(tmp_path_factory.mktemp("doctor"))))
+        return json.loads(kept.read_text())
+
+
+def examine_all(base):
+    """Every patient's report, ten at a time."""
 
     def treat(item):
         name, injure = item

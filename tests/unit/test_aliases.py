@@ -1,11 +1,14 @@
 """Loopback aliases: judgement, plans for nine systems, files."""
 
+import os
 from ipaddress import IPv4Address, IPv6Address, ip_interface
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loopbox.cli.address_commands import plan_text
 from loopbox.errors import ConfigError, UsageError
 from loopbox.rules.addressing import parse_interface
 from loopbox.rules.alias_files import with_address, without_address
@@ -189,6 +192,22 @@ def test_macos_commands():
         ("sudo ifconfig lo0 -alias 127.0.0.2",),
         "read",
     ) == (plan.add, plan.undo, plan.trust)
+
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "addr-plans.txt"
+
+
+def test_the_plans_as_people_read_them():
+    """All nine plans, word for word; LOOPBOX_UPDATE_GOLDEN=1 writes them anew."""
+    text = "\n\n".join(
+        plan_text(plan_alias(address, None, system=system))
+        for system in SYSTEMS
+        for address in (IPv4Address("127.0.0.2"), IPv6Address("2001:db8::9"))
+    )
+    if os.environ.get("LOOPBOX_UPDATE_GOLDEN"):
+        GOLDEN.write_text(text + "\n")
+
+    assert GOLDEN.read_text() == text + "\n"
 
 
 @pytest.mark.parametrize(("system", "persist"), [("beos", None), ("linux", "launchd")])

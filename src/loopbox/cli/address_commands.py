@@ -242,10 +242,10 @@ def addr_plan(address: str, system: str, persist: str | None) -> None:
     """
     parsed, prefix = addressing.parse_interface(address)
     plan = plan_alias(parsed, prefix, system=system, persist=persist)
-    current_output().emit(plan.as_json(), lambda: _plan_text(plan))
+    current_output().emit(plan.as_json(), lambda: plan_text(plan))
 
 
-def _plan_text(plan: AliasPlan) -> str:
+def plan_text(plan: AliasPlan) -> str:
     """Commands to copy, everything else as comments."""
     need = {True: "is needed", False: "is not needed", None: "may be needed"}[plan.needed]
     lines = [f"# {plan.system}, {plan.interface}: an alias {need}: {plan.reason}"]
