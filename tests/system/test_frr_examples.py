@@ -32,9 +32,12 @@ def running(name: str) -> Iterator[LabWorld]:
     predictor = Predictor(lab)
     with LabWorld(lab) as world:
         until(lambda: world.established() == predictor.standing, seconds=20)
-        for source in {source for source, _, _ in predictor.reached_before}:
-            targets = {address for start, _, address in predictor.reached_before if start == source}
-            until(lambda s=source, t=targets: world.reach(s, t) == t, seconds=10)
+        wanted: dict[str, set[IPv4Address]] = {}
+        for source, _, address in predictor.reached_before:
+            wanted.setdefault(source, set()).add(address)
+        until(
+            lambda: {name: world.reach(name, wanted[name]) for name in wanted} == wanted, seconds=15
+        )
         yield world
 
 

@@ -114,14 +114,16 @@ class Igp:
             for edge in edges
         )
 
-    def rerouted(self, *failures: Failure) -> tuple[Indexes, Indexes]:
-        """(sources, targets): pairs whose next hops differ from those without any failure.
+    def rerouted(
+        self, *failures: Failure
+    ) -> list[tuple[int, int, tuple[int, ...], tuple[int, ...]]]:
+        """(source, target, next hops before, now) of pairs whose next hops are other nodes now.
 
         `failures`: all that are in force. Pairs that are no longer reached are left out.
         """
         parts = [pairs for failure in failures for pairs in failure.pairs]
         if not parts:
-            return np.empty(0, np.intp), np.empty(0, np.intp)
+            return []
         keys = np.unique(
             np.concatenate([pairs.sources * self.nodes + pairs.targets for pairs in parts])
         )
@@ -129,14 +131,28 @@ class Igp:
         reached = self.distances[sources, targets] < INFINITE
         sources, targets = sources[reached], targets[reached]
         if not sources.size:
-            return sources, targets
+            return []
         edges, starts, owner = self._out_of.expand(sources)
         heads, costs, ends = self.heads[edges], self.costs[edges], targets[owner]
         was_on = costs + self.base[heads, ends] == self.base[sources, targets][owner]
         is_on = costs + self.distances[heads, ends] == self.distances[sources, targets][owner]
         is_on &= self.alive[edges]
-        differ = np.logical_or.reduceat(was_on != is_on, starts)
-        return sources[differ], targets[differ]
+        differ = np.flatnonzero(np.logical_or.reduceat(was_on != is_on, starts))
+        bounds = np.append(starts, len(edges))
+        found = []
+        for source, target, low, high in zip(
+            sources[differ].tolist(),
+            targets[differ].tolist(),
+            bounds[differ].tolist(),
+            bounds[differ + 1].tolist(),
+            strict=True,
+        ):
+            nodes = heads[low:high]
+            was = tuple(sorted(set(nodes[was_on[low:high]].tolist())))
+            now = tuple(sorted(set(nodes[is_on[low:high]].tolist())))
+            if was != now:  # another of two parallel edges is no other way
+                found.append((source, target, was, now))
+        return found
 
     # --- one edge --------------------------------------------------------------------------
 
@@ -155,9 +171,7 @@ class Igp:
             self._relax(*self._orphans(sources, targets, from_head[targets]))
         return pairs
 
-    def _orphans(
-        self, sources: Indexes, targets: Indexes, depths: Ints
-    ) -> tuple[Indexes, Indexes]:
+    def _orphans(self, sources: Indexes, targets: Indexes, depths: Ints) -> tuple[Indexes, Indexes]:
         """Those of the pairs that no longer have a path of the old length, set to infinity.
 
         A pair is one when each tight edge into its target is gone or comes from an orphan. With
@@ -175,7 +189,8 @@ class Igp:
         bounds = [0, *levels.tolist(), len(sources)]
         ends = [*starts[bounds[:-1]].tolist(), len(edges)]
         for level in range(len(bounds) - 1):
-            low, high, first, last = *bounds[level : level + 2], *ends[level : level + 2]
+            low, high = bounds[level], bounds[level + 1]
+            first, last = ends[level], ends[level + 1]
             reached = now[rows[first:last], tails[first:last]] + costs[first:last]
             tight = (reached == old[owner[first:last]]) & alive[first:last]
             gone = ~np.logical_or.reduceat(tight, starts[low:high] - first)

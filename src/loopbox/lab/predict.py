@@ -76,7 +76,13 @@ class Predictor:
         self.kind = kind
         self._loopbacks = loopbacks(lab)
         self._by_distance = not general and is_one_domain(lab)
-        self.standing = self.network.standing() if not self._by_distance else self._standing_now()
+        self._fragile_by_kind: dict[FailureKind, tuple[Session, ...]] = {}
+        self._number = {session.name: index for index, session in enumerate(lab.sessions)}
+        self.standing = (
+            {session.name for session in lab.sessions} - self._fallen_by_distance()
+            if self._by_distance
+            else set(self.network.standing())
+        )
         """Names of the sessions that stand while nothing has failed."""
 
     def scenario(self, cut: Sequence[str], *, routes: bool = True) -> Scenario:
@@ -84,60 +90,60 @@ class Predictor:
         self.network.fail(cut)
         try:
             if self._by_distance:
-                standing, lost = self._standing_now(), self._unreachable_by_distance()
+                fallen, unreachable = self._fallen_by_distance(), self._unreachable_by_distance()
                 reroutes = self._rerouted_by_distance() if routes else ()
             else:
-                standing, lost = self.network.standing(), self._unreachable_by_walking()
+                fallen = self.standing - self.network.standing()
+                unreachable = self._unreachable_by_walking()
                 reroutes = self._rerouted_by_walking() if routes else ()
         finally:
             self.network.mend(cut)
-        return self._judged(tuple(cut), standing, lost, reroutes)
-
-    def _judged(
-        self,
-        cut: tuple[str, ...],
-        standing: set[str],
-        unreachable: tuple[Unreachable, ...],
-        reroutes: tuple[Reroute, ...],
-    ) -> Scenario:
-        """Sort the sessions that stood before into lost, flapping and held."""
-        lost, flapping = [], []
-        for session in self.lab.sessions:
-            if session.name not in self.standing:
-                continue
-            if session.name not in standing:
-                lost.append(session)
-            elif session.link is None and self._flaps(session, cut):
-                flapping.append(session)
-        return Scenario(cut, tuple(lost), tuple(flapping), unreachable, reroutes)
+        lost = sorted(self._number[name] for name in fallen & self.standing)
+        flapping = [
+            session
+            for session in self._fragile(self._kind_of(cut))
+            if session.name in self.standing - fallen and self._is_hit(session, cut)
+        ]
+        sessions = tuple(self.lab.sessions[index] for index in lost)
+        return Scenario(tuple(cut), sessions, tuple(flapping), unreachable, reroutes)
 
     # --- sessions --------------------------------------------------------------------------
 
-    def _outage(self, session: Session, cut: Iterable[str]) -> float:
-        """How long the session's path may be dark, in seconds.
+    @cached_property
+    def _on_bridge(self) -> set[str]:
+        return {end.box for link in self.lab.links if link.is_bridge for end in link.ends}
 
-        A box that fails on a bridge is a silent failure for the others there: their carrier stays.
-        """
-        on_bridge = {end.box for link in self.lab.links if link.is_bridge for end in link.ends}
-        kind: FailureKind = "silent" if on_bridge.intersection(cut) else self.kind
-        ends = [self.lab.box(end.box) for end in (session.left, session.right)]
-        dead = max((box.ospf.dead for box in self.lab.boxes if box.ospf is not None), default=0)
-        bfd = all(box.bfd for box in self.lab.boxes if box.ospf is not None)
-        if not all(box.ospf is not None for box in ends):
-            return 0.0 if kind == "carrier" else float("inf")
-        return outage(kind, timers=self.lab.timers, dead=dead, bfd=bfd)
+    def _kind_of(self, cut: Iterable[str]) -> FailureKind:
+        """A box that fails on a bridge is silent to the others there: their carrier stays."""
+        return "silent" if self._on_bridge.intersection(cut) else self.kind
 
-    def _flaps(self, session: Session, cut: Iterable[str]) -> bool:
-        one, two = self.lab.box(session.left.box).bgp, self.lab.box(session.right.box).bgp
-        assert one is not None and two is not None
+    def _fragile(self, kind: FailureKind) -> tuple[Session, ...]:
+        """Loopback sessions that a failure on their path makes flap; few, or none, as a rule."""
+        if kind not in self._fragile_by_kind:
+            dead = max((box.ospf.dead for box in self.lab.boxes if box.ospf is not None), default=0)
+            bfd = all(box.bfd for box in self.lab.boxes if box.ospf is not None)
+            dark = outage(kind, timers=self.lab.timers, dead=dead, bfd=bfd)
+            self._fragile_by_kind[kind] = tuple(
+                session
+                for session in self.lab.sessions
+                if session.link is None and self._flaps(session, kind, dark)
+            )
+        return self._fragile_by_kind[kind]
+
+    def _flaps(self, session: Session, kind: FailureKind, dark: float) -> bool:
+        """Whether BGP gives up before its path is mended; static routes never notice silence."""
+        one, two = (self.lab.box(end.box) for end in (session.left, session.right))
+        assert one.bgp is not None and two.bgp is not None
+        if one.ospf is None or two.ospf is None:
+            dark = 0.0 if kind == "carrier" else float("inf")
         outcome = session_outcome(
             path_remains=True,
             path_hit=True,
-            outage=self._outage(session, cut),
-            hold=min(one.hold, two.hold),
-            keepalive=max(one.keepalive, two.keepalive),
+            outage=dark,
+            hold=min(one.bgp.hold, two.bgp.hold),
+            keepalive=max(one.bgp.keepalive, two.bgp.keepalive),
         )
-        return outcome == "flaps" and self._is_hit(session, cut)
+        return outcome == "flaps"
 
     def _is_hit(self, session: Session, cut: Iterable[str]) -> bool:
         """Whether a path between the ends, with nothing failed, used what is cut."""
@@ -173,31 +179,32 @@ class Predictor:
             if session.link is None
         }
 
-    def _standing_now(self) -> set[str]:
-        network = self.network
-        distances = network.igp.distances
-        found = {
-            session.name
-            for session in self.lab.sessions
-            if session.link is not None
-            and not {session.link, session.left.box, session.right.box} & network.down
-        }
-        sessions, left, right = self._loopback_sessions
-        if len(sessions):
-            stands = (distances[left, right] < INFINITE) & (distances[right, left] < INFINITE)
-            found.update(
-                sessions[index].name
-                for index in np.flatnonzero(stands)
-                if not {sessions[index].left.box, sessions[index].right.box} & network.down
-            )
+    def _fallen_by_distance(self) -> set[str]:
+        """Names of the sessions that do not stand now."""
+        fallen = {name for gone in self.network.down for name in self._ended_by.get(gone, ())}
+        names, left, right = self._loopback_sessions
+        distances = self.network.igp.distances
+        parted = (distances[left, right] >= INFINITE) | (distances[right, left] >= INFINITE)
+        fallen.update(names[index] for index in np.flatnonzero(parted))
+        return fallen
+
+    @cached_property
+    def _ended_by(self) -> dict[str, list[str]]:
+        """Link or box to the names of the sessions that go with it, whatever the routes are."""
+        found: dict[str, list[str]] = {}
+        for session in self.lab.sessions:
+            for element in (session.left.box, session.right.box, session.link):
+                if element is not None:
+                    found.setdefault(element, []).append(session.name)
         return found
 
     @cached_property
-    def _loopback_sessions(self) -> tuple[list[Session], Any, Any]:
+    def _loopback_sessions(self) -> tuple[list[str], Any, Any]:
+        """Names of the sessions between loopbacks, and the nodes at their ends."""
         sessions = [item for item in self.lab.sessions if item.link is None]
         left = np.array([self.network.node(item.left.box) for item in sessions], dtype=np.intp)
         right = np.array([self.network.node(item.right.box) for item in sessions], dtype=np.intp)
-        return sessions, left, right
+        return [item.name for item in sessions], left, right
 
     # --- by distance -----------------------------------------------------------------------
 
@@ -225,16 +232,12 @@ class Predictor:
         return tuple(found)
 
     def _rerouted_by_distance(self) -> tuple[Reroute, ...]:
-        igp, boxes = self.network.igp, self.lab.boxes
-        sources, targets = igp.rerouted(*self.network.failures)
+        boxes = [box.name for box in self.lab.boxes]
         found = []
-        for source, target in zip(sources.tolist(), targets.tolist(), strict=True):
-            if not self._loopbacks[boxes[target].name]:
-                continue
-            was, now = igp.next_hops(source, target, base=True), igp.next_hops(source, target)
-            names = [tuple(sorted(boxes[index].name for index in hops)) for hops in (was, now)]
-            if names[0] != names[1]:  # another of two parallel links is no other way
-                found.append(Reroute(boxes[source].name, boxes[target].name, names[0], names[1]))
+        for source, target, was, now in self.network.igp.rerouted(*self.network.failures):
+            if self._loopbacks[boxes[target]]:
+                hops = [tuple(sorted(boxes[index] for index in nodes)) for nodes in (was, now)]
+                found.append(Reroute(boxes[source], boxes[target], hops[0], hops[1]))
         return tuple(found)
 
     # --- by walking ------------------------------------------------------------------------
