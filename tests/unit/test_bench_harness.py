@@ -118,6 +118,7 @@ def test_the_page_hides_no_missed_goal() -> None:
     row.goals = [
         Goal("loopbox", "direct", 0.9, "one core is shared"),
         Goal("loopbox", "pasta", 1.0),
+        Goal("direct", "direct", 1.0),
     ]
     group = Group("x", "X", "What was done.", rows=[row], absent={"pasta": "not installed"})
     group.machine = {"kernel": "6.1"}
