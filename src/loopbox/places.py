@@ -70,6 +70,7 @@ def open_runtime_directory(*, create: bool) -> int:
     """
     path = runtime_path()
     if create:
+        mask = os.umask(0o077)  # with 0777 even its owner could not open it
         try:
             os.mkdir(path, _PRIVATE)
         except FileExistsError:
@@ -79,6 +80,8 @@ def open_runtime_directory(*, create: bool) -> int:
                 f"cannot make runtime directory `{path}`: {error.strerror}",
                 hint="set XDG_RUNTIME_DIR to a directory of your own",
             ) from error
+        finally:
+            os.umask(mask)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -52,6 +52,7 @@ def only_one(directory: int, name: str, *, patience: float = _PATIENCE) -> Itera
 
     Raises KeeperError when the other still holds it after `patience` seconds.
     """
+    mask = os.umask(0o077)
     try:
         fd = os.open(
             name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=directory
@@ -61,6 +62,8 @@ def only_one(directory: int, name: str, *, patience: float = _PATIENCE) -> Itera
             f"cannot open `{runtime_path()}/{name}`: {error.strerror}",
             hint=f"see what is there: ls -l {runtime_path()}",
         ) from error
+    finally:
+        os.umask(mask)
     try:
         end = time.monotonic() + patience
         while not _lock(fd):

@@ -13,6 +13,7 @@ Example::
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Iterable
@@ -61,7 +62,8 @@ async def recover(life: Life, records: Records, roamer: Roamer) -> None:
     """Take over the boxes that live, make the kept ones anew, forget the rest."""
     found = records.all()
     alive = members({record.inode for record in found if record.inode})
-    for record in found:
+
+    async def take(record: Record) -> None:
         pids = alive.get(record.inode, [])
         try:
             namespaces = await _reopen(record, pids, roamer)
@@ -76,6 +78,9 @@ async def recover(life: Life, records: Records, roamer: Roamer) -> None:
                 records.forget(record.name)
         except Exception:
             log.exception("cannot take box %s over", record.name)
+
+    # Side by side: a box waits for the roaming thread six times, on a busy machine for long.
+    await asyncio.gather(*map(take, found))
 
 
 async def _reopen(record: Record, pids: list[int], roamer: Roamer) -> Namespaces | None:
