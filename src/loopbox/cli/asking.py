@@ -19,6 +19,7 @@ from click.shell_completion import CompletionItem
 
 from loopbox import client
 from loopbox.errors import BoxError, KeeperError, LoopboxError
+from loopbox.rules.naming import parse_box_name
 
 
 def here() -> str:
@@ -78,7 +79,12 @@ def box_name(argument: str | None) -> str | None:
 
 
 def not_up(name: str | None) -> BoxError:
-    """The error for a box that cannot be up because no keeper runs."""
+    """The error for a box that cannot be up because no keeper runs.
+
+    Raises UsageError instead for what can be no box's name.
+    """
+    if name is not None:
+        parse_box_name(name)
     which = "this directory's box" if name is None else f"box `{name}`"
     return BoxError(
         f"cannot find {which}: it is not up",

@@ -19,7 +19,11 @@ from loopbox.places import runtime_path, state_path
 
 @click.group()
 def keeper() -> None:
-    """Look at or end the keeper, the one background process that holds your boxes."""
+    """Look at or end the keeper, the one background process that holds your boxes.
+
+    \b
+    loopbox keeper status
+    """
 
 
 @keeper.command()
@@ -161,7 +165,7 @@ def help_(words: tuple[str, ...]) -> None:
     """
     from loopbox.cli.app import cli  # noqa: PLC0415
 
-    context = click.Context(cli, info_name="loopbox")
+    context = click.Context(cli, info_name="loopbox", **cli.context_settings)
     command: click.Command = cli
     for word in words:
         found = command.get_command(context, word) if isinstance(command, click.Group) else None

@@ -158,7 +158,11 @@ def _listed(names: Any, *, most: int = 3) -> str:
 
 @click.group()
 def lab() -> None:
-    """Pictures and configurations of a lab file."""
+    """Pictures and configurations of a lab file.
+
+    \b
+    loopbox lab draw triangle.toml
+    """
 
 
 @lab.command()

@@ -239,7 +239,7 @@ def _read(file: Path | None) -> tuple[Path, ProjectSettings, Path]:
         if file.is_dir():
             file = file / "loopbox.toml"
         return file.resolve().parent, read_settings_file(file), file.resolve()
-    project = read_project(Path.cwd())
+    project = read_project(Path(asking.here()))
     if project.settings_file is None:
         raise ConfigError(
             "cannot bring up this directory: there is no loopbox.toml here or above",
