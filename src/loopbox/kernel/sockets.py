@@ -24,12 +24,13 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from loopbox.errors import HostError
 from loopbox.rules.network import ListeningSocket
+from loopbox.wire.netlink import build_message, parse_messages
 
 __all__ = ["ListeningSocket", "PeerOwner", "listening", "listening_raw", "open_diag", "owner_of"]
 
@@ -55,13 +56,15 @@ _WAITING = {
 }
 """Protocol word to (IPPROTO number, mask of the states that mean "waits for peers")."""
 
-_HEADER = struct.Struct("=IHHII")
 _REQUEST_HEAD = struct.Struct("=BBBBI")
 _MESSAGE = struct.Struct("=BBBB 2s2s16s16sI8s IIIII")
 """struct inet_diag_msg: family, state, timer, retrans; id; expires, rqueue, wqueue, uid, inode."""
 _ATTRIBUTE = struct.Struct("=HH")
 _MAPPED_PREFIX = b"\0" * 10 + b"\xff\xff"
 _BUFFER = 1 << 17
+_SMALL_BUFFER = 4096
+"""For one message: recv(2) costs what its buffer does."""
+_HEADER_SIZE = 16
 _ATTEMPTS = 3
 
 
@@ -120,13 +123,14 @@ def owner_of(
     on the same address is not an answer.
     """
     diag.send(build_lookup(protocol, local, remote))
-    for kind, _flags, body in split_messages(diag.recv(_BUFFER)):
-        if kind == SOCK_DIAG_BY_FAMILY:
-            return parse_owner(body, local_port=local[1])
-        if kind == NLMSG_ERROR:
-            number = -struct.unpack_from("=i", body)[0]
-            if number in (errno.ENOENT, errno.ESTALE):
-                return None
+    # Not by wire.netlink: this is done for every connection, and one message needs no loop.
+    reply = diag.recv(_SMALL_BUFFER)
+    kind = int.from_bytes(reply[4:6], sys.byteorder)
+    if kind == SOCK_DIAG_BY_FAMILY:
+        return parse_owner(reply[_HEADER_SIZE:], local_port=local[1])
+    if kind == NLMSG_ERROR:
+        number = -int.from_bytes(reply[16:20], sys.byteorder, signed=True)
+        if number not in (errno.ENOENT, errno.ESTALE):
             raise _refusal(number, protocol)
     return None
 
@@ -157,17 +161,6 @@ def build_lookup(protocol: str, local: tuple[str, int], remote: tuple[str, int])
         + INET_DIAG_NOCOOKIE
     )
     return _request(NLM_F_REQUEST, family, _WAITING[protocol][0], 0xFFFFFFFF, identity)
-
-
-def split_messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """(type, flags, body) of each netlink message in one datagram; stops at a malformed one."""
-    offset = 0
-    while offset + _HEADER.size <= len(data):
-        length, kind, flags, _sequence, _port = _HEADER.unpack_from(data, offset)
-        if length < _HEADER.size or offset + length > len(data):
-            return
-        yield kind, flags, data[offset + _HEADER.size : offset + length]
-        offset += (length + 3) & ~3
 
 
 def parse_listening(body: bytes, protocol: str) -> ListeningSocket | None:
@@ -226,12 +219,14 @@ def _is_v6only(body: bytes) -> bool:
 
 def _packed(address: str) -> bytes:
     """Network bytes of an address as a socket name gives it (a zone is cut off)."""
-    return ip_address(address.partition("%")[0]).packed
+    if ":" in address:
+        return socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
+    return socket.inet_pton(socket.AF_INET, address)
 
 
 def _request(flags: int, family: int, protocol: int, states: int, identity: bytes) -> bytes:
     body = _REQUEST_HEAD.pack(family, protocol, 0, 0, states) + identity
-    return _HEADER.pack(_HEADER.size + len(body), SOCK_DIAG_BY_FAMILY, flags, 1, 0) + body
+    return build_message(SOCK_DIAG_BY_FAMILY, flags, 1, body)
 
 
 def parse_proc_raw(text: str) -> list[ListeningSocket]:
@@ -285,16 +280,17 @@ def _collect(diag: socket.socket, protocol: str) -> tuple[list[ListeningSocket],
     found: list[ListeningSocket] = []
     complete = True
     while True:
-        for kind, flags, body in split_messages(diag.recv(_BUFFER)):
-            complete = complete and not flags & NLM_F_DUMP_INTR
-            if kind == NLMSG_DONE:
+        for message in parse_messages(diag.recv(_BUFFER)):
+            body = message.payload
+            complete = complete and not message.flags & NLM_F_DUMP_INTR
+            if message.kind == NLMSG_DONE:
                 # A kernel without this protocol's diag module says so here, and lists nothing.
                 number = -struct.unpack_from("=i", body)[0] if len(body) >= 4 else 0
                 if number > 0:
                     raise _refusal(number, protocol)
                 return found, complete
-            if kind == NLMSG_ERROR:
-                raise _refusal(-struct.unpack_from("=i", body)[0], protocol)
+            if message.error is not None:
+                raise _refusal(message.error[0], protocol)
             entry = parse_listening(body, protocol)
             if entry is not None:
                 found.append(entry)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 from loopbox.rules.addressing import LOOPBACK4, LOOPBACK6
+from loopbox.rules.firewall.model import Packet
 from loopbox.rules.network import Address, Link, Network, Route, Subnet
 from loopbox.rules.registry import registered
 
@@ -41,6 +42,23 @@ class Way:
     level: str
     """How far away such a sender may be."""
     why: str
+
+
+CLIENT_PORT = 40077
+"""An ephemeral port: what a client that does not choose its port sends from."""
+
+
+def first_packet(way: Way, protocol: int, port: int) -> Packet:
+    """The packet that opens a connection to `port` on this way."""
+    return Packet(
+        version=way.target.version,
+        protocol=protocol,
+        source=way.source,
+        target=way.target,
+        sport=CLIENT_PORT,
+        dport=port,
+        iif=way.link.name,
+    )
 
 
 class Ways:

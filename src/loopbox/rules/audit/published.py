@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from loopbox.rules.addressing import text_of
-from loopbox.rules.audit.paths import LEVELS, Way, Ways
+from loopbox.rules.audit.paths import LEVELS, Way, Ways, first_packet
 from loopbox.rules.audit.reach import Verdict, View
 from loopbox.rules.audit.samples import constants
 from loopbox.rules.firewall.evaluate import outcomes
@@ -27,7 +27,6 @@ from loopbox.rules.network import ListeningSocket
 _PROTOCOLS = {6: "tcp", 17: "udp"}
 _WIDEST = 16
 """Ports of one published range that are looked at."""
-_CLIENT_PORT = 40077
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +76,7 @@ def _announced(rules: list[Rule]) -> Iterator[tuple[int, int]]:
 
 def _carried(view: View, ways: Ways, way: Way, protocol: int, port: int) -> Published | None:
     """What becomes of one packet, if it is carried on."""
-    first = Packet(
-        version=way.target.version,
-        protocol=protocol,
-        source=way.source,
-        target=way.target,
-        sport=_CLIENT_PORT,
-        dport=port,
-        iif=way.link.name,
-    )
+    first = first_packet(way, protocol, port)
     for routed in outcomes(view.ruleset, "prerouting", first, ways.kind_of):
         packet = routed.packet
         if routed.verdict != "accept" or not packet.natted or packet.redirected:

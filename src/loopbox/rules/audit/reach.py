@@ -20,14 +20,13 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
 
 from loopbox.rules.addressing import is_loopback, is_unspecified, text_of, unwrapped
-from loopbox.rules.audit.paths import LEVELS, Way, Ways
+from loopbox.rules.audit.paths import CLIENT_PORT, LEVELS, Way, Ways, first_packet
 from loopbox.rules.audit.samples import constants
 from loopbox.rules.firewall.evaluate import outcomes
 from loopbox.rules.firewall.model import Packet, Ruleset
 from loopbox.rules.network import Address, Link, ListeningSocket, Network
 
 _NUMBERS = {"tcp": 6, "udp": 17}
-_CLIENT_PORT = 40077
 _MOST_PORTS = 64
 
 
@@ -197,15 +196,7 @@ class Reachability:
 
     def _walk(self, way: Way, protocol: int, port: int) -> Iterator[_Arrival]:
         """Ingress, prerouting, local delivery, input, and the reply."""
-        first = Packet(
-            version=way.target.version,
-            protocol=protocol,
-            source=way.source,
-            target=way.target,
-            sport=_CLIENT_PORT,
-            dport=port,
-            iif=way.link.name,
-        )
+        first = first_packet(way, protocol, port)
         rules, kind_of = self._view.ruleset, self._ways.kind_of
         for entered in outcomes(rules, "ingress", first, kind_of):
             if entered.verdict != "accept":
@@ -302,7 +293,7 @@ class Reachability:
                 protocol=_NUMBERS.get(listener.protocol, listener.port),
                 source=target,
                 target=target,
-                sport=_CLIENT_PORT,
+                sport=CLIENT_PORT,
                 dport=listener.port,
                 iif=device.name,
             )
