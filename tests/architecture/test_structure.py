@@ -62,14 +62,14 @@ def _imports(path: Path) -> set[str]:
     found: set[str] = set()
 
     class Visitor(ast.NodeVisitor):
-        def visit_If(self, node: ast.If) -> None:  # noqa: N802
+        def visit_If(self, node: ast.If) -> None:
             if not (isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
                 self.generic_visit(node)
 
-        def visit_Import(self, node: ast.Import) -> None:  # noqa: N802
+        def visit_Import(self, node: ast.Import) -> None:
             found.update(alias.name for alias in node.names)
 
-        def visit_ImportFrom(self, node: ast.ImportFrom) -> None:  # noqa: N802
+        def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
             if node.module:
                 found.add(node.module)
                 found.update(f"{node.module}.{alias.name}" for alias in node.names)

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -273,12 +274,18 @@ def test_private_files_survive_a_rename_on_the_host(sandbox: Sandbox, tmp_path: 
     """When the host replaces resolv.conf by rename, a box inside and a new command keep theirs."""
     if os.environ.get("LOOPBOX_TEST_ETC") != "1":
         # In a mount namespace of its own, so that the machine's /etc stays as it is.
+        own_etc = 'cp -a /etc "$0" && mount --bind "$0" /etc && exec "$@"'
+        again = f"{__file__}::test_private_files_survive_a_rename_on_the_host"
         inner = subprocess.run(
-            ["unshare", "-m", "sh", "-c", 'cp -a /etc "$0" && mount --bind "$0" /etc && exec "$@"',
-             str(tmp_path / "etc"), os.sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
-             f"{__file__}::test_private_files_survive_a_rename_on_the_host"],
-            env={**os.environ, "LOOPBOX_TEST_ETC": "1"}, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            [
+                *("unshare", "-m", "sh", "-c", own_etc, str(tmp_path / "etc")),
+                *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", again),
+            ],
+            env={**os.environ, "LOOPBOX_TEST_ETC": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert inner.returncode == 0, inner.stdout + inner.stderr
         return
     sandbox.start("run", "--", "sleep", "60")

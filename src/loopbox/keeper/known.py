@@ -34,7 +34,10 @@ class Known:
 
     def names(self, up: Iterable[str]) -> dict[str, str]:
         """Every name known now: `up` or `stopped`, for the shared door's answers."""
-        known = dict.fromkeys(self._records.owned(), "stopped")
+        owned = self._records.owned()
+        # A project that was deleted is no stopped box: its name is free, and nobody's.
+        there = (name for name, entry in owned.items() if os.path.isdir(entry["directory"]))
+        known = dict.fromkeys(there, "stopped")
         known.update(dict.fromkeys(self._gone, "stopped"))
         known.update(dict.fromkeys(up, "up"))
         return known
