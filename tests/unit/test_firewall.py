@@ -200,6 +200,8 @@ def when(left, right, *, op="=="):
         ([{"queue": {"num": 0}}], {}, "accept?|drop?"),
         ([{"counter": {"packets": 1, "bytes": 2}}, {"log": None}, {"accept": None}], {}, "accept"),
         ([{"reject": {"type": "tcp reset"}}], {}, "reject"),
+        ([{"reject": {"type": "icmpv6", "expr": "port-unreachable"}}], {}, "accept"),
+        ([{"dnat": {"family": "ip6", "addr": "fd00::9", "port": 1}}, DROP], {}, "accept"),
         ([{"jump": {"target": "other"}}], {}, "drop"),
         ([vmap(STATE, ("new", DROP), ("established", {"accept": None}))], {}, "drop"),
         ([{"vmap": {"key": DPORT, "data": "@choices"}}], {}, "drop"),

@@ -63,6 +63,7 @@ _META_FIELDS = {
     "mark": "mark",
 }
 _VERSIONS = {"ipv4": 4, "ipv6": 6, "ip": 4, "ip6": 6}
+_FAMILY_WORDS = {"ip": 4, "ip6": 6, "icmp": 4, "icmpv6": 6}
 _IGNORED = frozenset(
     {"counter", "log", "comment", "nftrace", "masquerade", "snat", "flow", "notrack"}
 )
@@ -144,13 +145,22 @@ def _rule(body: dict[str, Any], sets: dict[tuple[str, str, str], Any]) -> list[R
             matches.append(Match(UNKNOWN, text=f"-m {detail.get('name')}"))
         else:
             action = reader.action(kind, detail)
-            version = _VERSIONS.get(str(detail.get("family"))) if isinstance(detail, dict) else None
-            if version is not None:
-                # `dnat ip to` in an inet table implies `meta nfproto ipv4`, which nft leaves out.
-                matches.append(Match("version", (Range(version, version),), text=kind))
+            matches += _implied_version(detail)
             if action is not None:
                 rules.append(Rule(tuple(matches), action, text))
     return rules
+
+
+def _implied_version(detail: Any) -> list[Match]:
+    """The `meta nfproto` that nft leaves out because the statement implies it.
+
+    `dnat ip to` and `reject with icmpv6` in an inet table see packets of their family only.
+    """
+    if not isinstance(detail, dict):
+        return []
+    words = (str(detail.get("family")), str(detail.get("type")))
+    version = next((_FAMILY_WORDS[word] for word in words if word in _FAMILY_WORDS), None)
+    return [] if version is None else [Match("version", (Range(version, version),), text=words[0])]
 
 
 class _Reader:
