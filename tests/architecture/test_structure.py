@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "settings",
         "starting",
         "wire",
-    },  # fmt: skip
+    },
 }
 """Between `cli` and `keeper` stands only `wire.control`: neither imports the other."""
 
@@ -43,7 +43,7 @@ PURE = ("rules", "wire")
 UNTOUCHABLE = {
     "asyncio", "ctypes", "datetime", "fcntl", "os", "random", "select", "signal", "socket",
     "subprocess", "threading", "time",
-}  # fmt: skip
+}
 """What a decision or a codec has no business with: the machine and the clock."""
 
 LONG: set[str] = set()

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     def counters(descriptors: Sequence[int]) -> list[int]:
         """One number per sockstat descriptor that changes when a socket count there changes."""
 
-    def make_box(
+    def make_box(  # noqa: PLR0917  (a C function: positional by nature)
         template: int,
         port: int,
         udp_buffer: int,
