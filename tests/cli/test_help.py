@@ -7,6 +7,7 @@ import pty
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,19 @@ from loopbox.cli.app import COMMANDS
 
 pytestmark = pytest.mark.system
 
-GROUPS = {"addr": ("ls", "add", "del", "plan"), "keeper": ("status", "stop")}
+
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """A user who has started nothing; shared by what starts nothing either."""
+    made = Sandbox(tmp_path_factory.mktemp("idle"))
+    yield made
+    assert made.keeper_pid() is None
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_with_an_example(sandbox: Sandbox, command: str) -> None:
+def test_every_command_has_help_with_an_example(idle: Sandbox, command: str) -> None:
     """On stdout, with a summary, what may be typed, an example, and the options all have."""
-    done = sandbox(command, "--help")
+    done = idle(command, "--help")
 
     assert (0, "") == (done.returncode, done.stderr)
     assert done.stdout.startswith(f"Usage: loopbox {command}")
@@ -33,33 +40,33 @@ def test_every_command_has_help_with_an_example(sandbox: Sandbox, command: str) 
 
 
 @pytest.mark.parametrize("words", [("run",), ("ls",), ("keeper", "status"), ("addr", "plan")])
-def test_help_command_says_the_same(sandbox: Sandbox, words: tuple[str, ...]) -> None:
+def test_help_command_says_the_same(idle: Sandbox, words: tuple[str, ...]) -> None:
     """`loopbox help COMMAND` and `loopbox COMMAND --help` are one text; `-h` too."""
-    asked = sandbox.ok("help", *words)
+    asked = idle.ok("help", *words)
 
-    assert asked == sandbox.ok(*words, "--help") == sandbox.ok(*words, "-h")
+    assert asked == idle.ok(*words, "--help") == idle.ok(*words, "-h")
 
 
-def test_top_level_help_lists_every_command(sandbox: Sandbox) -> None:
+def test_top_level_help_lists_every_command(idle: Sandbox) -> None:
     """`loopbox --help` and `loopbox help`, in sections, one line each."""
-    said = sandbox.ok("--help")
+    said = idle.ok("--help")
 
     assert set(COMMANDS) <= set(re.findall(r"^  ([a-z]+)  +\S", said, re.M))
-    assert said == sandbox.ok("help")
+    assert said == idle.ok("help")
 
 
-def test_version(sandbox: Sandbox) -> None:
+def test_version(idle: Sandbox) -> None:
     """`loopbox --version` is one line for programs."""
-    assert f"loopbox {__version__}\n" == sandbox.ok("--version") == sandbox.ok("-V")
+    assert f"loopbox {__version__}\n" == idle.ok("--version") == idle.ok("-V")
 
 
 # --- completion ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_script(sandbox: Sandbox, shell: str) -> None:
+def test_completion_script(idle: Sandbox, shell: str) -> None:
     """Every shell gets a script, and a shell that is here can read it."""
-    script = sandbox.ok("completion", shell)
+    script = idle.ok("completion", shell)
 
     assert "_LOOPBOX_COMPLETE" in script
     if shutil.which(shell):

@@ -11,7 +11,7 @@ import ipaddress
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -135,6 +135,14 @@ made.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
 made[-1].bind(("127.0.0.1", 5353))
 signal.pause()
 """
+
+
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """A user without boxes, shared by what makes none."""
+    made = Sandbox(tmp_path_factory.mktemp("idle"))
+    yield made
+    made.close()
 
 
 @pytest.fixture
@@ -271,10 +279,10 @@ def test_keeper_and_uninstall(sandbox: Sandbox) -> None:
         (("wait", "shop", "x"), 2, "usage"),
     ],
 )
-def test_failures(sandbox: Sandbox, words: tuple[str, ...], status: int, code: str) -> None:
+def test_failures(idle: Sandbox, words: tuple[str, ...], status: int, code: str) -> None:
     """An error is a document too, with its code, and the exit status is the contract's."""
-    done = sandbox("--json", *words)
-    plain = sandbox(*words)
+    done = idle("--json", *words)
+    plain = idle(*words)
 
     assert (status, "") == (done.returncode, done.stderr)
     found = json.loads(done.stdout)
