@@ -26,6 +26,7 @@ import ssl
 import struct
 import sys
 import threading
+import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -48,7 +49,10 @@ let heard = new Promise(done => {{
   socket.onmessage = message => done(say("socket", "heard " + message.data));
   socket.onerror = () => done(say("socket", "failed"));
 }});
-Promise.all([called, heard]).then(() => fetch("/done?{number}"));
+Promise.all([called, heard]).then(() => {{
+  let texts = ["where", "called", "socket"].map(id => document.getElementById(id).textContent);
+  fetch("/done?{number}&" + texts.map(encodeURIComponent).join("&"));
+}});
 </script>
 """
 """Its picture is not there, and says so only when the script is done: until then it loads."""
@@ -79,6 +83,8 @@ class State:
         self.opened: dict[str, socket.socket] = {}
         self.pages: list[threading.Event] = []
         """One per page served, set when its script is done."""
+        self.shown: list[list[str]] = []
+        """What those pages then showed."""
 
 
 class Web(http.server.BaseHTTPRequestHandler):
@@ -110,7 +116,9 @@ class Web(http.server.BaseHTTPRequestHandler):
         if path == "/hold":
             state.pages[int(query)].wait(20)
         elif path == "/done":
-            state.pages[int(query)].set()
+            number, *texts = query.split("&")
+            state.pages[int(number)].set()
+            state.shown.append([urllib.parse.unquote(text) for text in texts])
         elif path == "/next":
             state.next_event.set()
         told = {
@@ -120,6 +128,7 @@ class Web(http.server.BaseHTTPRequestHandler):
             "/host": self.headers["Host"] or "",
             "/head": self.requestline + "\n" + str(self.headers),
             "/written": str(state.written),
+            "/shown": json.dumps(state.shown),
             "/endings": json.dumps([state.accepted, *state.endings]),
         }
         return "text/plain", told.get(path, state.name)

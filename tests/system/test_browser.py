@@ -6,6 +6,7 @@ code of a web app does, and talks over a WebSocket to the host it came from.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from frontworld import Copies, need, two_copies
+from frontworld import Copies, curl, need, two_copies
 
 from harness import Sandbox, until
 
@@ -91,6 +92,22 @@ def test_inside_a_box_localhost_is_the_boxs(copies: Copies, name: str) -> None:
         "socket": f"heard {name} page",
     }
     assert expected == texts(page)
+
+
+def test_firefox_inside_a_box(copies: Copies, tmp_path: Path) -> None:
+    """The other browser: the same page, with the same right copy behind `localhost`."""
+    need("firefox-esr")
+    before = json.loads(curl("http://fix-ui.shop.localhost:8000/shown"))
+    copies.sandbox.ok(
+        *("browser", "fix-ui.shop", "--headless", "--with", "firefox"),
+        *("--url", "http://localhost:8000/page", "--", "--screenshot", str(tmp_path / "page.png")),
+    )
+    after = json.loads(curl("http://fix-ui.shop.localhost:8000/shown"))
+
+    assert [["served by fix-ui.shop", "called fix-ui.shop", "heard fix-ui.shop page"]] == after[
+        len(before) :
+    ]
+    assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_browser_without_a_url_opens_the_first_web_port(copies: Copies) -> None:
