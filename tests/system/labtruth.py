@@ -124,7 +124,7 @@ def compare(world: LabWorld, predictor: Predictor, cut: str) -> Verdict:
     wrong += [
         f"{name} flapped"
         for name in stands - {item.name for item in scenario.sessions_flapping}
-        if [end.epoch for end in before[name]] != [end.epoch for end in after[name]]
+        if [end.established for end in before[name]] != [end.established for end in after[name]]
     ]
     wrong += _reachability(world, predictor, scenario, down={cut} if is_box else set())
     world.mend_ends(ends)

@@ -30,7 +30,7 @@ def main() -> int:
         until(lambda: "r1-r2 on r1-r2" not in world.established(), seconds=10)
         after = world.sessions()
         kept = {"r1-r2", "r1-r3", "r2-r3"}
-        held = all(before[key][0].epoch == after[key][0].epoch for key in kept)
+        held = all(before[key][0].established == after[key][0].established for key in kept)
         print(json.dumps({"converged": True, "held": held, "dropped": True}))
     return 0
 

@@ -101,4 +101,4 @@ def test_two_as_session_survives_either_link() -> None:
             until(lambda: len(world.routes("a2")["10.2.0.2/32"]) == 2, seconds=10)
         after = world.sessions()["a2-b2"]
 
-    assert [end.epoch for end in before] == [end.epoch for end in after]
+    assert [end.established for end in before] == [end.established for end in after]

@@ -72,8 +72,8 @@ def test_a_cut_link_keeps_loopback_sessions_and_drops_its_own(
     triangle.mend(link)
     until(lambda: triangle.established() == set(before), seconds=20)
 
-    assert {key: [end.epoch for end in before[key]] for key in LOOPBACK_SESSIONS} == {
-        key: [end.epoch for end in after[key]] for key in LOOPBACK_SESSIONS
+    assert {key: [end.established for end in before[key]] for key in LOOPBACK_SESSIONS} == {
+        key: [end.established for end in after[key]] for key in LOOPBACK_SESSIONS
     }
     assert reached
 

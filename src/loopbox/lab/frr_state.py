@@ -56,10 +56,11 @@ class SessionState:
     source: str | None
     """Local address the session runs from."""
     epoch: int | None
-    """When it was last established, seconds since 1970: unchanged means it was held."""
+    """When it was last established, seconds since 1970; FRR computes it anew each time, so that it
+    may be one second off. Whether a session was held is told by `established`."""
     uptime_s: int | None
     established: int
-    """How often it came up."""
+    """How often it came up: unchanged, and up, means it was held."""
     drops: int
     prefixes: int | None
 
