@@ -25,7 +25,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from dnslib import QTYPE, RCODE, RR, A, DNSRecord
+from dnslib import QTYPE, RCODE, RR, A, DNSRecord  # type: ignore[import-untyped]
 
 from loopbox.cli.audit_commands import findings_of
 from loopbox.kernel import nft
