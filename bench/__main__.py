@@ -18,7 +18,7 @@ from pathlib import Path
 from bench import machine, peers, render
 from bench.harness import MeasurementError, load, say, store
 
-GROUPS = ("inside", "frontdoor", "startup", "scale")
+GROUPS = ("inside", "frontdoor", "startup", "scale", "predict")
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 PAGE = HERE.parent / "docs" / "benchmarks.md"
