@@ -11,16 +11,23 @@ Example::
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` imports enum, 2 ms
 import sys
 
 
 def main() -> int:
     """The console script. Returns the exit status, or never when a program takes over."""
+    # Until it is known what is to be done, Ctrl-C ends this as it ends any program: quietly. What
+    # the caller ignores (a shell's background job) stays ignored.
+    handler = _signal.getsignal(_signal.SIGINT)
+    if handler != _signal.SIG_IGN:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     from loopbox.cli.hot import try_hot_path  # noqa: PLC0415
 
     status = try_hot_path(sys.argv[1:])
     if status is not None:
         return status
+    _signal.signal(_signal.SIGINT, handler)
     from loopbox.cli.app import main as cold  # noqa: PLC0415
 
     return cold(sys.argv[1:])

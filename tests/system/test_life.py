@@ -253,8 +253,9 @@ def test_signals_at_random_moments_leave_nothing(
                 tick[0].recv(1)
             run.send_signal(number)
             _out, err = run.communicate(timeout=30)
-            assert run.returncode in (0, -number)
-            assert "loopbox:" not in err
+            # 130, 1: the interpreter was interrupted before a line of ours had run.
+            assert run.returncode in (0, -number, 130) or (run.returncode == 1 and "site" in err)
+            assert "loopbox" not in err
 
     leftovers.check()
 
@@ -293,13 +294,13 @@ def test_ctrl_c_before_anything_is_said_is_quiet(sandbox: Sandbox) -> None:
 
 
 def _waits_for(pid: int) -> str:
-    """What a process is blocked in, `unix…` for a reply on a Unix socket."""
+    """`unix` once a process sleeps with a socket open: it waits for its reply."""
     try:
-        return Path(f"/proc/{pid}/wchan").read_text() + Path(f"/proc/{pid}/stack").read_text()
-    except OSError:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        sockets = [os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd")]
-        return "unix" if state == "S" and any(s.startswith("socket") for s in sockets) else ""
+        held = [os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd")]
+    except OSError:
+        return ""
+    return "unix" if state == "S" and any(one.startswith("socket") for one in held) else ""
 
 
 def test_ignored_interrupt_stays_ignored(sandbox: Sandbox) -> None:
