@@ -39,6 +39,8 @@ class HeldBox:
     """The policy for what it begins outside (rules/egress.POLICIES; what is not there denies)."""
     admits_anyone: bool = False
     """Whether other users of the machine may come in through the front door."""
+    sealed: bool = False
+    """Made without a way out, on purpose (kernel/making.Wish)."""
     way_out: WayOutSockets | None = None
     members: dict[int, int] = field(default_factory=dict)
     """pidfd to pid, of the processes whose end is waited for (at least one while any lives)."""
@@ -74,6 +76,7 @@ class HeldBox:
             "forward": list(self.forward),
             "egress": self.egress,
             "admits_anyone": self.admits_anyone,
+            "sealed": self.sealed,
         }
 
 
@@ -93,6 +96,7 @@ class Record:
     forward: tuple[int, ...]
     egress: str
     admits_anyone: bool
+    sealed: bool = False
 
     @classmethod
     def parse(cls, document: dict[str, Any]) -> Record:
@@ -109,4 +113,5 @@ class Record:
             forward=tuple(int(port) for port in document["forward"]),
             egress=str(document["egress"]),
             admits_anyone=bool(document["admits_anyone"]),
+            sealed=bool(document.get("sealed", False)),
         )

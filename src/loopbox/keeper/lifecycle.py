@@ -33,9 +33,9 @@ from loopbox.keeper.roam import Roamer
 from loopbox.keeper.watch import Watch
 from loopbox.keeper.wayout import WayOut
 from loopbox.kernel.limits import demand_descriptors
+from loopbox.kernel.making import ORDINARY, Wish, equip_anew
 from loopbox.kernel.namespaces import Namespaces, open_counters
-from loopbox.kernel.sockets import ListeningSocket, listening, open_diag
-from loopbox.kernel.transparent import WayOutSockets, open_way_out
+from loopbox.kernel.sockets import ListeningSocket, listening_here
 
 log = logging.getLogger("loopbox.life")
 
@@ -92,7 +92,13 @@ class Life:
     # -- making -------------------------------------------------------------------------------
 
     async def get_or_make(
-        self, name: str, *, directory: str, kept: bool = False, owns_name: bool = False
+        self,
+        name: str,
+        *,
+        directory: str,
+        kept: bool = False,
+        owns_name: bool = False,
+        wish: Wish = ORDINARY,
     ) -> tuple[HeldBox, bool]:
         """The box of that name and whether it was made now. Raises HostError when it cannot be."""
         made_now = False
@@ -106,7 +112,8 @@ class Life:
             made_now = task is None
             if task is None:
                 task = self._loop.create_task(
-                    self._make(name, directory=directory, kept=kept), name=f"make {name}"
+                    self._make(name, directory=directory, kept=kept, wish=wish),
+                    name=f"make {name}",
                 )
                 self._making[name] = task
                 task.add_done_callback(lambda _done: self._making.pop(name, None))
@@ -118,7 +125,7 @@ class Life:
             self._records.own(name, directory, box.address)
         return box, made_now
 
-    async def _make(self, name: str, *, directory: str, kept: bool) -> HeldBox:
+    async def _make(self, name: str, *, directory: str, kept: bool, wish: Wish) -> HeldBox:
         demand_descriptors()
         # Both are drawn before the first await: boxes made side by side never share them.
         group = self._next_group()
@@ -126,7 +133,9 @@ class Life:
         async with AsyncExitStack() as undo:
             undo.callback(self._known.give_back, address)
             try:
-                made = await self._roamer.make(group=os.getegid(), ipv6=self._way_out.has_ipv6)
+                made = await self._roamer.make(
+                    group=os.getegid(), ipv6=self._way_out.has_ipv6, wish=wish
+                )
             except OSError as error:
                 raise HostError(
                     f"cannot make box `{name}`: {error.strerror}",
@@ -141,6 +150,7 @@ class Life:
                 created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 namespaces=made.namespaces,
                 kept=kept,
+                sealed=wish.sealed,
                 way_out=made.way_out,
                 problems=() if made.problem is None else (made.problem,),
             )
@@ -153,14 +163,6 @@ class Life:
             undo.pop_all()
         log.info("made box %s at %s", name, address)
         return box
-
-    @staticmethod
-    def _equip_anew() -> tuple[WayOutSockets | None, str | None]:
-        """Inside a box of an earlier keeper: its way out. A box without one still is a box."""
-        try:
-            return open_way_out(), None
-        except HostError as error:
-            return None, f"no way out: {error.message}"
 
     def _next_group(self) -> int:
         self._groups += 1
@@ -255,7 +257,7 @@ class Life:
     async def listeners_of(self, box: HeldBox) -> tuple[ListeningSocket, ...]:
         """What waits for peers in the box now, the keeper's own sockets left out."""
         hidden = self._way_out.own_inodes(box.group)
-        found = await self._roamer.inside(box.namespaces.net, _listening_here)
+        found = await self._roamer.inside(box.namespaces.net, listening_here)
         return tuple(one for one in found if one.inode not in hidden)
 
     async def look(self, box: HeldBox) -> None:
@@ -340,7 +342,9 @@ class Life:
             net, group = namespaces.net, self._next_group()
             address = self._known.take(record.name, record.address)
             undo.callback(self._known.give_back, address)
-            way_out, problem = await self._roamer.inside(net, self._equip_anew)
+            way_out, problem = await self._roamer.inside(
+                net, functools.partial(equip_anew, sealed=record.sealed)
+            )
             box = HeldBox(
                 name=record.name,
                 group=group,
@@ -349,6 +353,7 @@ class Life:
                 created=record.created,
                 namespaces=namespaces,
                 kept=record.kept,
+                sealed=record.sealed,
                 way_out=way_out,
                 problems=() if problem is None else (problem,),
             )
@@ -387,11 +392,6 @@ class Life:
         for box in list(self.boxes.values()):
             self.census.dismiss(box)
         self.census.close()
-
-
-def _listening_here() -> list[ListeningSocket]:
-    with open_diag() as diag:
-        return listening(diag)
 
 
 def _close_all(descriptors: Iterable[int]) -> None:

@@ -22,10 +22,12 @@ from loopbox.keeper.holding import Record
 from loopbox.keeper.lifecycle import Life
 from loopbox.keeper.records import Records
 from loopbox.keeper.roam import Roamer
+from loopbox.kernel.making import Wish
 from loopbox.kernel.namespaces import (
     Namespaces,
     inode_of,
     is_network_of,
+    keeper_namespace_of,
     network_cookie,
     open_namespace,
     owner_of,
@@ -46,7 +48,7 @@ def open_owner(records: Iterable[Record]) -> int | None:
         if net is None:
             continue
         try:
-            owner = owner_of(net)
+            owner = keeper_namespace_of(owner_of(net))
         except OSError:
             continue
         else:
@@ -71,7 +73,10 @@ async def recover(life: Life, records: Records, roamer: Roamer) -> None:
                 await life.adopt(record, namespaces, pids)
             elif record.kept:
                 box, _made = await life.get_or_make(
-                    record.name, directory=record.directory, kept=True
+                    record.name,
+                    directory=record.directory,
+                    kept=True,
+                    wish=Wish(sealed=record.sealed),
                 )
                 await life.restore(box, record)
             else:

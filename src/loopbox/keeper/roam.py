@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from loopbox.kernel.making import MadeBox, make_box
+from loopbox.kernel.making import MadeBox, Wish, make_box
 from loopbox.kernel.namespaces import (
     Namespaces,
     copy_template,
@@ -100,12 +100,12 @@ class Roamer:
 
         return await self._hand.call(inside)
 
-    async def make(self, *, group: int, ipv6: bool) -> MadeBox:
+    async def make(self, *, group: int, ipv6: bool, wish: Wish) -> MadeBox:
         """Make a box; whoever gets it closes it. See kernel/making.py."""
 
         def make() -> MadeBox:
             try:
-                return make_box(self._template, group=group, ipv6=ipv6)
+                return make_box(self._template, group=group, ipv6=ipv6, wish=wish)
             finally:
                 self._return()
 

@@ -12,10 +12,11 @@ Example::
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 from loopbox import __version__
@@ -26,8 +27,10 @@ from loopbox.keeper.lifecycle import Life
 from loopbox.keeper.records import Records
 from loopbox.keeper.server import Client, Reply
 from loopbox.keeper.views import show_boxes
+from loopbox.kernel.making import Wish
 from loopbox.kernel.namespaces import inode_of
 from loopbox.kernel.projects import Project, read_project
+from loopbox.kernel.rooted import make_rooted_networks
 from loopbox.rules.naming import Identity, infer, parse_box_name
 from loopbox.settings import ProjectSettings
 
@@ -68,6 +71,7 @@ class Verbs:
             "down": self._down,
             "prune": self._prune,
             "make": self._make,
+            "descriptors": self._descriptors,
             "socket": self._socket,
             "status": self._keeper_status,
             "stop": self._keeper_stop,
@@ -239,7 +243,12 @@ class Verbs:
             boxes = [box for box in self._life.boxes.values() if not box.going]
         else:
             names = [name for name in fields.get("names", "").split(",") if name]
-            boxes = [self._life.get(parse_box_name(name)) for name in names] or [self._box(fields)]
+            if fields.get("missing") == "ok":
+                up = {box.name for box in self._life.boxes.values() if not box.going}
+                names = [name for name in names if name in up]
+            boxes = [self._life.get(parse_box_name(name)) for name in names]
+            if not names and fields.get("missing") != "ok":
+                boxes = [self._box(fields)]
         grace = _seconds(fields.get("grace") or "5")
         await end_processes(boxes, grace=grace, spare={client.pid})
         await asyncio.gather(*(self._life.unmake_soon(box) for box in boxes))
@@ -266,18 +275,54 @@ class Verbs:
         return Reply(descriptors={"socket": fd}, release=(fd,))
 
     async def _make(self, _client: Client, fields: Fields) -> Reply:
-        """Many kept boxes at once, by name: labs and benchmarks."""
+        """Many kept boxes at once, by name: labs and benchmarks.
+
+        `sealed`: without a way out. `rooted`: a plain user's daemons can be root over them.
+        """
         names = [parse_box_name(name) for name in fields.get("names", "").split(",") if name]
         directory = fields.get("cwd") or "/"
-        waiting = iter(names)
+        sealed = fields.get("sealed") == "1"
+        with ExitStack() as held:
+            networks: Iterator[int | None] = itertools.repeat(None)
+            if fields.get("rooted") == "1" and self._user_namespace is not None and names:
+                rooted = await asyncio.to_thread(make_rooted_networks, len(names))
+                held.callback(rooted.close)
+                networks = iter(rooted.networks)
+            waiting = zip(names, networks, strict=False)
 
-        async def make() -> None:
-            for name in waiting:
-                await self._life.get_or_make(name, directory=directory, kept=True)
+            async def make() -> None:
+                for name, network in waiting:
+                    await self._life.get_or_make(
+                        name, directory=directory, kept=True, wish=Wish(sealed, network)
+                    )
 
-        # A few at a time keep the roaming thread busy; 1,000 tasks at once would only cost memory.
-        await asyncio.gather(*(make() for _ in range(_SIDE_BY_SIDE)))
+            # A few at a time keep the roaming threads busy; 1,000 tasks would only cost memory.
+            # All are waited for: none may still make a box while the networks are closed.
+            done = await asyncio.gather(
+                *(make() for _ in range(_SIDE_BY_SIDE)), return_exceptions=True
+            )
+        for failure in done:
+            if failure is not None:
+                raise failure
         return Reply(document={"made": names})
+
+    async def _descriptors(self, _client: Client, fields: Fields) -> Reply:
+        """The network namespaces of some boxes, in the order asked; and the keeper's user's.
+
+        Not as `enter`: nothing is prepared or held up. For labs, which wire boxes from outside.
+        """
+        names = [name for name in fields.get("names", "").split(",") if name]
+        boxes = [self._life.get(parse_box_name(name)) for name in names]
+        descriptors = {f"net.{place}": box.namespaces.net for place, box in enumerate(boxes)}
+        if self._user_namespace is not None:
+            descriptors["user"] = self._user_namespace
+        return Reply(
+            document=[
+                {"name": box.name, "cookie": box.namespaces.cookie, "address": str(box.address)}
+                for box in boxes
+            ],
+            descriptors=descriptors,
+        )
 
     async def _keeper_status(self, _client: Client, _fields: Fields) -> Reply:
         document = {

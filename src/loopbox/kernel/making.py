@@ -48,18 +48,43 @@ class MadeBox:
             self.way_out.close()
 
 
-def make_box(template: int, *, group: int, ipv6: bool) -> MadeBox:
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a box is to be besides a box."""
+
+    sealed: bool = False
+    """No way out: what its own routes do not reach is unreachable, as on a router."""
+    network: int | None = None
+    """A fresh network namespace to take instead of making one; the asker keeps and closes it."""
+
+
+ORDINARY = Wish()
+
+
+def make_box(template: int, *, group: int, ipv6: bool, wish: Wish = ORDINARY) -> MadeBox:
     """Make a box; this thread then stands in it. `template` is a mount namespace to copy.
 
     A kernel that lacks part of the way out gives a box without one, and the reason. Raises
     OSError when there can be no box at all; nothing is left then.
     """
+    if wish != ORDINARY:
+        return _make_in_steps(template, group=group, ipv6=ipv6, wish=wish)
     if syscalls.COMPILED:
         try:
             return _make_at_once(template, group=group, ipv6=ipv6)
         except OSError:
             pass  # the slow way finds out which step it was, and what can be had without it
-    return _make_in_steps(template, group=group, ipv6=ipv6)
+    return _make_in_steps(template, group=group, ipv6=ipv6, wish=wish)
+
+
+def equip_anew(*, sealed: bool) -> tuple[WayOutSockets | None, str | None]:
+    """Inside a box of an earlier keeper: its way out, or why it has none. It still is a box."""
+    if sealed:
+        return None, None
+    try:
+        return open_way_out(), None
+    except HostError as error:
+        return None, f"no way out: {error.message}"
 
 
 def _make_at_once(template: int, *, group: int, ipv6: bool) -> MadeBox:
@@ -79,9 +104,12 @@ def _make_at_once(template: int, *, group: int, ipv6: bool) -> MadeBox:
     return MadeBox(Namespaces(net, mnt, inode_of(net), cookie), sockets, None)
 
 
-def _make_in_steps(template: int, *, group: int, ipv6: bool) -> MadeBox:
-    namespaces = make_namespaces(template, group=group)
+def _make_in_steps(template: int, *, group: int, ipv6: bool, wish: Wish) -> MadeBox:
+    namespaces = make_namespaces(template, group=group, network=wish.network)
     try:
+        if wish.sealed:
+            nft.install(with_way_out=False)
+            return MadeBox(namespaces, None, None)
         return MadeBox(namespaces, open_way_out(ipv6=ipv6), None)
     except HostError as error:
         return MadeBox(namespaces, None, f"no way out: {error.message}")

@@ -45,7 +45,7 @@ _CACHE_SOCKETS = ("/run/nscd", "/var/run/nscd")
 
 _SIOCSIFFLAGS = 0x8914
 _SO_NETNS_COOKIE = 71
-_NS_GET_USERNS = 0xB701
+_NS_GET_USERNS, _NS_GET_PARENT = 0xB701, 0xB702
 _IFF_UP_LOOPBACK_RUNNING = 0x1 | 0x8 | 0x40
 _LO_UP = struct.pack("16sh", b"lo", _IFF_UP_LOOPBACK_RUNNING)
 
@@ -247,14 +247,17 @@ def rebind_private_files(mnt: int, files: Path) -> None:
             mount(str(private), f"/etc/{name}", None, MS_BIND, None)
 
 
-def make_namespaces(template: int, *, group: int) -> Namespaces:
+def make_namespaces(template: int, *, group: int, network: int | None = None) -> Namespaces:
     """One box's network and mount namespace, lo up, ready to be entered.
 
-    Moves this thread into both. `group` is the gid that may ping (icmp(7)). Raises OSError with
-    what the kernel said; nothing is left behind then, since nothing but this thread refers to
-    what was made.
+    Moves this thread into both. `group` is the gid that may ping (icmp(7)); `network` is a fresh
+    network namespace to take instead of making one. Raises OSError with what the kernel said;
+    nothing is left behind then, since nothing but this thread refers to what was made.
     """
-    unshare(CLONE_NEWNET)
+    if network is None:
+        unshare(CLONE_NEWNET)
+    else:
+        setns(network, CLONE_NEWNET)
     cookie = raise_lo()
     net = open_namespace("net")
     try:
@@ -282,6 +285,23 @@ def owner_of(namespace: int) -> int:
     fd = fcntl.ioctl(namespace, _NS_GET_USERNS)
     os.set_inheritable(fd, False)
     return fd
+
+
+def keeper_namespace_of(user: int) -> int:
+    """The user namespace a keeper stands in, from one it made or one nested in that.
+
+    Routers' networks belong to a nested one (kernel/rooted.py). Takes `user` over and gives a
+    descriptor the caller closes. Must be asked from the namespace the keeper was started in.
+    """
+    own = os.stat("/proc/self/ns/user").st_ino
+    while True:
+        parent = fcntl.ioctl(user, _NS_GET_PARENT)
+        os.set_inheritable(parent, False)
+        if inode_of(parent) == own:
+            os.close(parent)
+            return user
+        os.close(user)
+        user = parent
 
 
 def is_network_of(cookie: int, *, user: int, net: int) -> bool:

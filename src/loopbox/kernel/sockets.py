@@ -101,6 +101,12 @@ def listening(
     return found
 
 
+def listening_here() -> list[ListeningSocket]:
+    """What waits for peers in the calling thread's network namespace now."""
+    with open_diag() as diag:
+        return listening(diag)
+
+
 def listening_raw() -> list[ListeningSocket]:
     """Raw sockets of the calling thread's namespace, where the kernel has no raw_diag."""
     found: list[ListeningSocket] = []
