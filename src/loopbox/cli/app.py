@@ -42,6 +42,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "guard": ("loopbox.cli.address_commands", "guard", "Addresses"),
     "audit": ("loopbox.cli.audit_commands", "audit", "Checks"),
     "doctor": ("loopbox.cli.doctor_commands", "doctor", "Checks"),
+    "link": ("loopbox.cli.lab_runner_commands", "link", "Labs"),
+    "router": ("loopbox.cli.lab_runner_commands", "router", "Labs"),
     "predict": ("loopbox.cli.lab_commands", "predict", "Labs"),
     "lab": ("loopbox.cli.lab_commands", "lab", "Labs"),
     "export": ("loopbox.cli.lab_commands", "export", "Labs"),

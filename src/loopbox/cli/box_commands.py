@@ -5,6 +5,7 @@ Must never: hold a rule; each command asks, then renders.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ import click
 from loopbox.cli import asking
 from loopbox.cli.output import Output, current_output, printable, table
 from loopbox.errors import BoxError, KeeperError
+from loopbox.places import runtime_path
 
 _NAME = click.argument("name", required=False, shell_complete=asking.complete_box)
 
@@ -196,31 +198,40 @@ def wait(name: str, port: int, timeout: float) -> None:
 @click.option(
     "--grace",
     type=click.FloatRange(min=0),
-    default=5.0,
-    show_default=True,
-    help="Seconds between TERM and KILL.",
+    help="Seconds between TERM and KILL (5; 0 for a lab's routers).",
 )
-def down(names: tuple[str, ...], everything: bool, grace: float) -> None:
+def down(names: tuple[str, ...], everything: bool, grace: float | None) -> None:
     """End a box's processes (TERM, grace, KILL) and remove the box.
 
-    Without NAMES, this directory's box.
+    A lab's name means all its boxes. Without NAMES, this directory's box or lab.
 
     \b
     loopbox down
+    loopbox down triangle
     loopbox down --all
     """
     out = current_output()
+    gone: dict[str, list[str]] = {"down": []}
+    if os.path.isdir(f"{runtime_path()}/labs"):
+        from loopbox.cli.lab_runner_commands import take_down  # noqa: PLC0415  labs only
+
+        gone["down"], names = take_down(names, everything=everything, grace=grace)
     wanted = ",".join(asking.box_name(name) or name for name in names)
-    try:
-        gone = asking.ask_json(
-            "down", names=wanted or None, all="1" if everything else None, grace=str(grace)
-        )
-    except KeeperError as error:
-        if error.code != "no-keeper":
-            raise
-        if not everything:
-            raise asking.not_up(names[0] if names else None) from error
-        gone = {"down": []}
+    if wanted or everything or not gone["down"]:
+        try:
+            found = asking.ask_json(
+                "down",
+                names=wanted or None,
+                all="1" if everything else None,
+                grace=str(5.0 if grace is None else grace),
+            )
+        except KeeperError as error:
+            if error.code != "no-keeper":
+                raise
+            if not everything:
+                raise asking.not_up(names[0] if names else None) from error
+        else:
+            gone["down"] += found["down"]
 
     def render() -> str:
         out.say(f"down: {', '.join(gone['down'])}" if gone["down"] else "no box was up")

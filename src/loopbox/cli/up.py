@@ -210,20 +210,29 @@ def _signal(pid: int, number: signal.Signals) -> None:
 @click.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--name", help="The box's name; otherwise the project's.")
-def up(file: Path | None, name: str | None) -> int:
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    default=120.0,
+    show_default=True,
+    help="Seconds for a lab's routers to find each other.",
+)
+def up(file: Path | None, name: str | None, timeout: float) -> int:
     """Make everything in loopbox.toml true and show the services' logs.
 
-    Ctrl-C ends the services it started. A second `up` leaves what runs alone.
+    Ctrl-C ends the services it started. A second `up` leaves what runs alone. A lab (a file with
+    boxes and links) stays up: end it with `loopbox down`.
 
     \b
     loopbox up
     loopbox up ../shop/loopbox.toml
+    loopbox up examples/labs/triangle.toml
     """
     directory, settings, source = _read(file)
     if settings.lab:
-        from loopbox.lab.commands import up as lab_up  # noqa: PLC0415
+        from loopbox.cli.lab_runner_commands import up as lab_up  # noqa: PLC0415
 
-        return lab_up(source, current_output())
+        return lab_up(source, timeout=timeout, out=current_output())
     if not settings.services:
         raise ConfigError(
             f"cannot bring up `{source}`: it declares no services",
