@@ -22,11 +22,13 @@ from loopbox.wire.netlink import (
     ACK,
     APPEND,
     CREATE,
+    DUMP,
     EXCL,
     REQUEST,
     build_attribute,
     build_message,
     build_nested,
+    parse_attributes,
 )
 
 IPV4, IPV6 = 2, 10
@@ -39,7 +41,8 @@ SOURCE4, TARGET4 = 12, 16
 SOURCE6, TARGET6 = 8, 24
 
 _BATCH_BEGIN, _BATCH_END, _SUBSYSTEM, _INET = 0x10, 0x11, 10, 1
-_NEWTABLE, _DELTABLE, _NEWCHAIN, _NEWRULE = 0, 2, 3, 6
+_NEWTABLE, _DELTABLE, _NEWCHAIN, _NEWRULE, _GETRULE = 0, 2, 3, 6, 7
+NEWRULE = _SUBSYSTEM << 8 | _NEWRULE
 
 _Message = tuple[int, int, bytes]
 
@@ -188,6 +191,18 @@ def build_table(
         payload = name + build_attribute(2, _text(rule.chain)) + build_nested(4, *rule.expressions)
         messages.append((_NEWRULE, CREATE | APPEND, payload))
     return _build_batch(messages)
+
+
+def build_rule_dump(table: str) -> bytes:
+    """The request for all rules of an inet table."""
+    body = struct.pack(">BBH", _INET, 0, 0) + build_attribute(1, _text(table))
+    return build_message(_SUBSYSTEM << 8 | _GETRULE, REQUEST | DUMP, 1, body)
+
+
+def parse_rule(payload: bytes) -> tuple[bytes, bytes]:
+    """A dumped rule's chain and what it does, as the kernel words it; its handle is left out."""
+    found = parse_attributes(payload[4:])
+    return found.get(2, b""), found.get(4, b"")
 
 
 def build_removal(table: str) -> bytes:
