@@ -29,7 +29,6 @@ from dnslib import QTYPE, RCODE, RR, A, DNSRecord  # type: ignore[import-untyped
 
 from loopbox.cli.audit_commands import findings_of
 from loopbox.kernel import nft
-from loopbox.kernel.checkup import TARGETS
 from loopbox.kernel.namespaces import raise_lo
 from loopbox.kernel.survey import Survey, survey
 from loopbox.kernel.syscalls import (
@@ -43,6 +42,7 @@ from loopbox.kernel.syscalls import (
     unshare,
 )
 from loopbox.rules.doctor.naming import KNOWN
+from loopbox.rules.doctor.targets import TARGETS
 
 LISTENERS, BOXES, BOX_LISTENERS = 500, 100, 2
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from dnslib import QTYPE, RCODE, RR, A, DNSRecord
 from networld import Host, join
 
-from loopbox.kernel.checkup import TARGETS, TARGETS6
 from loopbox.rules.doctor.naming import KNOWN
+from loopbox.rules.doctor.targets import TARGETS, TARGETS6
 
 HOST4, GATEWAY4 = "192.168.7.1", "192.168.7.2"
 HOST6, GATEWAY6 = "fd07::1", "fd07::2"

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loopbox.errors import UsageError
-from loopbox.kernel.checkup import Remote, parse_remote
 from loopbox.kernel.probes import outcome_of
 from loopbox.rules.doctor.ladder import LADDER, climb, has_passed
 from loopbox.rules.doctor.naming import KNOWN, NOWHERE
@@ -25,6 +24,7 @@ from loopbox.rules.doctor.observed import (
     ServerSeen,
 )
 from loopbox.rules.doctor.rung import TITLES
+from loopbox.rules.doctor.targets import Remote, parse_remote
 from loopbox.rules.network import (
     IFF_LOOPBACK,
     IFF_UP,

@@ -31,6 +31,7 @@ def pc(argv):
     """Windows' PowerShell."""
     answers = {
         "Get-NetIPAddress": windows_says.ADDRESSES,
+        "Get-NetAdapter": windows_says.ADAPTERS,
         "Get-NetTCPConnection": windows_says.TCP,
         "Get-NetUDPEndpoint": windows_says.UDP,
         "Get-NetRoute": windows_says.ROUTES,

@@ -5,6 +5,7 @@ Must never: judge or touch the kernel itself; rules/ decides, kernel/ acts, here
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -284,6 +285,7 @@ def guard_on(host: bool, box: str | None) -> None:
     \b
     sudo loopbox guard on --host
     """
+    _only_on_linux()
     changed = _at(box, host, guarding.raise_guard)
     _tell_guard(current_output(), box, changed=changed, state="on")
 
@@ -296,6 +298,7 @@ def guard_off(host: bool, box: str | None) -> None:
     \b
     sudo loopbox guard off --host
     """
+    _only_on_linux()
     changed = _at(box, host, guarding.lower_guard)
     _tell_guard(current_output(), box, changed=changed, state="off")
 
@@ -308,9 +311,19 @@ def guard_status(host: bool, box: str | None) -> None:
     \b
     sudo loopbox guard status --json
     """
+    _only_on_linux()
     found = _at(box, host, guarding.guard_state)
     document = {"where": box or "host", "state": found.state, "rules": found.rules}
     current_output().emit(document, lambda: found.state)
+
+
+def _only_on_linux() -> None:
+    if sys.platform != "linux":
+        raise HostError(
+            "cannot use the guard: it is an nftables table, and those are Linux only",
+            hint="elsewhere: loopbox doctor tells whether 127.0.0.1 stays on this machine",
+            code="linux-only",
+        )
 
 
 def _tell_guard(out: Output, box: str | None, *, changed: bool, state: str) -> None:

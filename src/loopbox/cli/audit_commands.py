@@ -5,6 +5,7 @@ Must never: judge; rules/audit does.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,6 +58,8 @@ def _places(out: Output, *, only_host: bool, only_box: str | None) -> dict[str, 
     if only_box is not None:
         names = [asking.box(only_box)["name"]]
     else:
+        # There are boxes on Linux only, and elsewhere perhaps no Unix sockets to ask a keeper by.
+        only_host = only_host or sys.platform != "linux"
         names = [] if only_host else [entry["name"] for entry in asking.boxes()]
     places = {} if only_box is not None else {"host": survey()}
     for name, seen in in_boxes(names, _survey_box).items():
@@ -77,7 +80,7 @@ def findings_of(places: dict[str, Survey]) -> list[Finding]:
     """One finding for each listener of each place."""
     told = {inode: held for seen in places.values() for inode, held in seen.owners.items()}
     inodes = {entry.inode for seen in places.values() for entry in seen.listeners}
-    owners, all_seen = (told, True) if told else socket_owners(inodes)
+    owners, all_seen = (told, True) if told or sys.platform != "linux" else socket_owners(inodes)
     found: list[Finding] = []
     for place, seen in places.items():
         judge = Reachability(seen.view)

@@ -5,6 +5,7 @@ Must never: judge; rules/doctor does.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,11 +13,12 @@ import click
 
 from loopbox.cli import asking
 from loopbox.cli.output import Output, current_output, printable
-from loopbox.cli.visiting import in_box
-from loopbox.errors import UsageError
-from loopbox.kernel.checkup import examine, parse_remote
+from loopbox.errors import HostError, UsageError
+from loopbox.kernel.checkup_elsewhere import examine_elsewhere
 from loopbox.rules.doctor.ladder import climb, has_passed
+from loopbox.rules.doctor.observed import Observed
 from loopbox.rules.doctor.rung import Rung
+from loopbox.rules.doctor.targets import Remote, parse_remote
 
 _MARKS: dict[str, tuple[str, dict[str, Any]]] = {
     "pass": ("ok  ", {"fg": "green"}),
@@ -39,18 +41,30 @@ def doctor(host: bool, box: str | None, remote: str | None) -> int:
     loopbox doctor --box shop --json
     """
     target = None if remote is None else parse_remote(remote)
-    if box is not None:
-        if host:
-            raise UsageError("cannot do both: --host and --box exclude each other")
-        name = asking.box(box)["name"]
-        seen = in_box(name, lambda: examine(remote=target, is_box=True), with_files=True)
-    else:
-        seen = examine(remote=target)
+    if box is not None and host:
+        raise UsageError("cannot do both: --host and --box exclude each other")
+    seen = _seen_on_linux(target, box) if sys.platform == "linux" else _seen_elsewhere(target, box)
     rungs = climb(seen)
     out = current_output()
     document = {"passed": has_passed(rungs), "rungs": [rung.as_json() for rung in rungs]}
     out.emit(document, lambda: render(out, rungs))
     return 0 if has_passed(rungs) else 1
+
+
+def _seen_on_linux(target: Remote | None, box: str | None) -> Observed:
+    from loopbox.cli.visiting import in_box  # noqa: PLC0415  (nothing other systems could import)
+    from loopbox.kernel.checkup import examine  # noqa: PLC0415
+
+    if box is None:
+        return examine(remote=target)
+    name = asking.box(box)["name"]
+    return in_box(name, lambda: examine(remote=target, is_box=True), with_files=True)
+
+
+def _seen_elsewhere(target: Remote | None, box: str | None) -> Observed:
+    if box is not None:
+        raise HostError(f"cannot look into box `{box}`: there are boxes on Linux only")
+    return examine_elsewhere(sys.platform, remote=target)
 
 
 def render(out: Output, rungs: Sequence[Rung]) -> str:

@@ -21,7 +21,6 @@ from typing import Any, NoReturn, TypeVar
 
 from loopbox import client
 from loopbox.errors import BoxError, LoopboxError
-from loopbox.kernel.syscalls import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUSER, setns
 
 T = TypeVar("T")
 
@@ -87,6 +86,14 @@ def _look_and_leave(
     places: dict[str, dict[str, int]], look: Callable[[], Any], writer: int, *, with_files: bool
 ) -> NoReturn:
     """The child's whole life."""
+    # Other systems, which have no such calls, import this module too.
+    from loopbox.kernel.syscalls import (  # noqa: PLC0415
+        CLONE_NEWNET,
+        CLONE_NEWNS,
+        CLONE_NEWUSER,
+        setns,
+    )
+
     results: dict[str, object] = {}
     entered_user = False
     for name, place in places.items():

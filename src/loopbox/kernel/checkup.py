@@ -19,17 +19,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from ipaddress import ip_address
-from pathlib import Path
 from typing import TypeVar
 
-from loopbox.errors import HostError, UsageError
-from loopbox.kernel import dnsprobe, probes
+from loopbox.errors import HostError
+from loopbox.kernel import dnsprobe, probes, resolution
 from loopbox.kernel.boxability import BoxTrial
 from loopbox.kernel.facts import read_network
 from loopbox.kernel.netlink import RouteSocket
-from loopbox.rules.addressing import is_loopback, parse_address
+from loopbox.rules.addressing import is_loopback
 from loopbox.rules.doctor.naming import KNOWN, NOWHERE
 from loopbox.rules.doctor.observed import (
     Attempt,
@@ -41,45 +39,18 @@ from loopbox.rules.doctor.observed import (
     RemoteSeen,
 )
 from loopbox.rules.doctor.outward import candidates
+from loopbox.rules.doctor.targets import Remote, usual_targets
 from loopbox.rules.network import Address, Network
-from loopbox.wire.systemfiles import parse_hosts, parse_resolv_conf
+from loopbox.wire.systemfiles import parse_resolv_conf
 
 T = TypeVar("T")
 
-TARGETS = (("1.1.1.1", 443), ("8.8.8.8", 443), ("9.9.9.9", 443))
-TARGETS6 = (("2606:4700:4700::1111", 443),)
 _BOX_TARGETS = (("1.1.1.1", 80), ("9.9.9.9", 80))
 _BOX_REQUEST = b"HEAD / HTTP/1.0\r\n\r\n"
 """In a box the keeper accepts at once, so only an answer proves that the way out leads anywhere."""
 _REMOTE_SECONDS = 3.0
 _NAME_SECONDS = 4.0
 _MOST_OWN = 4
-_PROXIES = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
-
-
-@dataclass(frozen=True, slots=True)
-class Remote:
-    """The target the user chose."""
-
-    host: str
-    port: int = 443
-
-
-def parse_remote(text: str) -> Remote:
-    """HOST, HOST:PORT, IPv6 or [IPv6]:PORT; raises UsageError."""
-    host, port = text, ""
-    if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        port = rest.removeprefix(":")
-    elif text.count(":") == 1:
-        host, _, port = text.partition(":")
-    if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise UsageError(f"cannot read remote {text!r}: invalid port", hint="HOST or HOST:PORT")
-    if not host or any(not letter.isprintable() or letter.isspace() for letter in host):
-        raise UsageError(f"cannot read remote {text!r}: no host", hint="HOST or HOST:PORT")
-    if ":" in host or host.replace(".", "").isdigit():
-        parse_address(host)
-    return Remote(host, int(port) if port else 443)
 
 
 def examine(
@@ -202,19 +173,14 @@ def _own(network: Network) -> tuple[tuple[str, str, Attempt], ...]:
 # -- names ----------------------------------------------------------------------------------------
 
 
-def _read(path: str) -> bytes | None:
-    try:
-        return Path(path).read_bytes()
-    except OSError:
-        return None
-
-
 def _leaky(*, four: bool, six: bool) -> bool:
     """Whether asking the C library for a name could send loopback packets onto a wire.
 
     Without a name server the library asks 127.0.0.1 and ::1 (research: measured).
     """
-    servers = parse_resolv_conf(_read("/etc/resolv.conf") or b"").nameservers or ("127.0.0.1",)
+    servers = parse_resolv_conf(resolution.read("/etc/resolv.conf") or b"").nameservers or (
+        "127.0.0.1",
+    )
     return any(
         not (six if ":" in server else four)
         if _is_loop(server)
@@ -227,49 +193,25 @@ def _is_loop(server: str) -> bool:
     return is_loopback(ip_address(server.partition("%")[0]))
 
 
-def _sources() -> tuple[str, ...]:
-    """The hosts line of nsswitch.conf; glibc's default where there is none (nsswitch.conf(5))."""
-    for line in (_read("/etc/nsswitch.conf") or b"").decode("utf-8", "replace").splitlines():
-        content = line.partition("#")[0].strip()
-        if content.startswith("hosts:"):
-            words = content.removeprefix("hosts:").split()
-            return tuple(word for word in words if not word.startswith("["))
-    return ("files", "dns")
-
-
 def _localhost(environment: Mapping[str, str], *, leaky: bool) -> LocalhostSeen:
-    data = _read("/etc/hosts")
-    hosts = None
-    if data is not None:
-        hosts = tuple(
-            str(entry.address)
-            for entry in parse_hosts(data)
-            if "localhost" in {name.lower() for name in entry.names}
-        )
-    sources = _sources()
+    hosts = resolution.localhost_lines(resolution.read("/etc/hosts"))
+    sources = resolution.sources()
     safe = not leaky or (bool(hosts) and sources[:1] == ("files",))
     if safe:
         addresses, error = dnsprobe.look_up("localhost", seconds=_NAME_SECONDS)
     else:
         addresses, error = (), "not-tried"
-    return LocalhostSeen(addresses, error, hosts, sources, _unexcepted_proxies(environment))
-
-
-def _unexcepted_proxies(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Proxy variables in force for requests to localhost."""
-    excepted = f"{environment.get('no_proxy', '')},{environment.get('NO_PROXY', '')}"
-    words = {word.strip().lstrip(".") for word in excepted.split(",")}
-    if "*" in words or {"localhost", "127.0.0.1"} <= words:
-        return ()
-    return tuple(name for name in _PROXIES if environment.get(name))
+    return LocalhostSeen(
+        addresses, error, hosts, sources, resolution.unexcepted_proxies(environment)
+    )
 
 
 def _names(remote: Remote | None, *, leaky: bool) -> NamesSeen:
-    data = _read("/etc/resolv.conf")
+    data = resolution.read("/etc/resolv.conf")
     servers = parse_resolv_conf(data or b"").nameservers
     if leaky and (not servers or any(_is_loop(server) for server in servers)):
         return NamesSeen(has_file=data is not None, leaks=bool(servers))
-    asked = None if remote is None or _is_literal(remote.host) else remote.host
+    asked = None if remote is None or remote.is_literal else remote.host
     names = [*KNOWN, NOWHERE, *([asked] if asked else [])]
     with ThreadPoolExecutor(max_workers=4, thread_name_prefix="dns") as pool:
         known = next(iter(KNOWN))
@@ -286,10 +228,6 @@ def _names(remote: Remote | None, *, leaky: bool) -> NamesSeen:
     if not servers:
         seen = [server for server in seen if server.outcome == "ok"]
     return NamesSeen(data is not None, tuple(seen), error or "ok", asked=asked)
-
-
-def _is_literal(host: str) -> bool:
-    return ":" in host or host.replace(".", "").isdigit()
 
 
 # -- outward --------------------------------------------------------------------------------------
@@ -343,7 +281,7 @@ def _targets(
 ) -> list[tuple[str, int]]:
     """Addresses to try: the user's, else hosts that are up whenever the Internet is."""
     if remote is not None:
-        if _is_literal(remote.host):
+        if remote.is_literal:
             return [(remote.host, remote.port)]
         found: tuple[str, ...] = ()
         if not leaky:
@@ -351,6 +289,4 @@ def _targets(
         return [(address, remote.port) for address in found[:4]]
     if is_box:
         return list(_BOX_TARGETS)
-    six = any(route.type == "unicast" for route in network.default_routes(6))
-    four = any(route.type == "unicast" for route in network.default_routes(4))
-    return [*(TARGETS if four or not six else ()), *(TARGETS6 if six and socket.has_ipv6 else ())]
+    return usual_targets(network, has_ipv6=socket.has_ipv6)

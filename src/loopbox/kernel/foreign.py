@@ -1,7 +1,7 @@
 """The network of macOS, the BSDs and Windows, by their own tools.
 
-Owns: which tool tells what on which system. Nobody here has run this on those systems: it is
-tested on recorded output.
+Owns: which tool tells what on which system, for audit, addr and doctor. Nobody here has
+run this on those systems: it is tested on recorded output.
 
 Must never: be imported on Linux's paths, parse (rules/foreign does), judge.
 
@@ -15,10 +15,13 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from ipaddress import ip_address
 
 from loopbox.rules.audit.findings import Holder
-from loopbox.rules.foreign import unix, windows
-from loopbox.rules.network import ListeningSocket, Network
+from loopbox.rules.doctor.observed import Attempt
+from loopbox.rules.foreign import paths, unix, windows
+from loopbox.rules.foreign.paths import WayTaken
+from loopbox.rules.network import ListeningSocket, Neighbour, Network
 
 Run = Callable[[Sequence[str]], str]
 """A program's output; empty when it is missing or fails."""
@@ -45,18 +48,31 @@ _QUERIES = {
     " | ConvertTo-Json",
     "routes": "Get-NetRoute | Select-Object DestinationPrefix,NextHop,ifIndex | ConvertTo-Json",
     "processes": "Get-Process | Select-Object Id,ProcessName,Path | ConvertTo-Json",
+    "adapters": "Get-NetAdapter | Select-Object ifIndex,Name,MediaConnectionState,"
+    "InterfaceAdminStatus | ConvertTo-Json",
+    "neighbours": "Get-NetNeighbor | Select-Object ifIndex,IPAddress,State | ConvertTo-Json",
+    "servers": "Get-DnsClientServerAddress | Select-Object ServerAddresses | ConvertTo-Json",
+    "ping": "(New-Object System.Net.NetworkInformation.Ping).Send('{}', 1500)"
+    " | Select-Object Status,RoundtripTime | ConvertTo-Json",
 }
+_PING = {
+    "macos": ("-t", "2"),
+    "freebsd": ("-t", "2"),
+    "openbsd": ("-w", "2"),
+    "netbsd": ("-w", "2"),
+}
+"""How each system's ping is told to give up after two seconds; the others are cut off."""
 
 
-def output_of(argv: Sequence[str]) -> str:
-    """What a program prints."""
+def output_of(argv: Sequence[str], *, seconds: float = _SECONDS) -> str:
+    """What a program prints, within `seconds`."""
     try:
         done = subprocess.run(
             list(argv),
             check=False,
             capture_output=True,
             stdin=subprocess.DEVNULL,
-            timeout=_SECONDS,
+            timeout=seconds,
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
@@ -68,9 +84,77 @@ def look(platform: str, run: Run = output_of) -> Seen:
     return _look_windows(run) if platform == "win32" else _look_unix(run)
 
 
-def _look_unix(run: Run) -> Seen:
+def look_network(platform: str, run: Run = output_of) -> Network:
+    """Links, addresses and routes alone."""
+    return _network_windows(run) if platform == "win32" else _network_unix(run)
+
+
+def look_neighbours(platform: str, network: Network, run: Run = output_of) -> list[Neighbour]:
+    """What the system knows of hosts on its links."""
+    if platform == "win32":
+        return windows.parse_neighbours(run([*_POWERSHELL, _QUERIES["neighbours"]]))
+    indexes = {link.name: link.index for link in network.links}
+    tables = (["arp", "-an"], ["ndp", "-an"])
+    return [entry for argv in tables for entry in paths.parse_neighbours(run(argv), indexes)]
+
+
+def ask_route(platform: str, network: Network, address: str, run: Run = output_of) -> WayTaken:
+    """The way a packet for `address` would take; an empty interface where there is none.
+
+    Windows' stack delivers 127/8 and ::1 itself, so what was read of its routes is enough.
+    """
+    if platform == "win32":
+        return _way_windows(network, address)
+    family = ["-inet6"] if ":" in address else []
+    return paths.parse_route_get(run(["route", "-n", "get", *family, address])) or WayTaken("")
+
+
+def ping(platform: str, address: str, run: Run = output_of) -> Attempt:
+    """One echo request by the system's own ping, which has the privilege that takes."""
+    if platform == "win32":
+        return windows.parse_ping(run([*_POWERSHELL, _QUERIES["ping"].format(address)]))
+    if ":" in address:
+        return paths.parse_ping(run(["ping6", "-n", "-c", "1", address]))
+    patience = _PING.get(system_name(platform) or "", ())
+    return paths.parse_ping(run(["ping", "-n", "-c", "1", *patience, address]))
+
+
+def look_servers(platform: str, run: Run = output_of) -> list[str] | None:
+    """Name servers where a tool tells them; None where /etc/resolv.conf does."""
+    if platform == "win32":
+        return windows.parse_servers(run([*_POWERSHELL, _QUERIES["servers"]]))
+    return paths.parse_scutil(run(["scutil", "--dns"])) if platform == "darwin" else None
+
+
+def _network_unix(run: Run) -> Network:
     links, addresses = unix.parse_ifconfig(run(["ifconfig", "-a"]))
     routes = unix.parse_routes(run(["netstat", "-rn"]), links)
+    return Network(tuple(links), tuple(addresses), tuple(routes))
+
+
+def _network_windows(run: Run) -> Network:
+    links, addresses = windows.parse_addresses(run([*_POWERSHELL, _QUERIES["addresses"]]))
+    links = windows.parse_adapters(run([*_POWERSHELL, _QUERIES["adapters"]]), links)
+    routes = windows.parse_routes(run([*_POWERSHELL, _QUERIES["routes"]]))
+    return Network(tuple(links), tuple(addresses), tuple(routes))
+
+
+def _way_windows(network: Network, address: str) -> WayTaken:
+    target = ip_address(address)
+    fitting = [
+        route
+        for route in network.routes
+        if route.destination.version == target.version and target in route.destination
+    ]
+    if not fitting:
+        return WayTaken("")
+    best = max(fitting, key=lambda route: route.destination.prefixlen)
+    link = network.loopback if best.type == "local" else network.link(best.index)
+    return WayTaken("" if link is None else link.name, best.gateway)
+
+
+def _look_unix(run: Run) -> Seen:
+    network = _network_unix(run)
     listeners = unix.parse_listeners(run(["netstat", "-an"]))
     command = ["lsof", "-nP", "-iTCP", "-sTCP:LISTEN", "-iUDP", "-F", "pcuPn"]
     opened = unix.parse_lsof(run(command))
@@ -80,7 +164,6 @@ def _look_unix(run: Run) -> Seen:
         )
         for entry in listeners
     }
-    network = Network(tuple(links), tuple(addresses), tuple(routes))
     return network, tuple(listeners), owners
 
 
@@ -88,7 +171,7 @@ def _look_windows(run: Run) -> Seen:
     def ask(what: str) -> str:
         return run([*_POWERSHELL, _QUERIES[what]])
 
-    links, addresses = windows.parse_addresses(ask("addresses"))
+    network = _network_windows(run)
     processes = windows.parse_processes(ask("processes"))
     found = [
         entry
@@ -101,7 +184,6 @@ def _look_windows(run: Run) -> Seen:
         pid = entry.inode
         owners[number] = (Holder(pid, processes.get(pid, "")),) if pid else ()
         listeners.append(replace(entry, inode=number))
-    network = Network(tuple(links), tuple(addresses), tuple(windows.parse_routes(ask("routes"))))
     return network, tuple(listeners), owners
 
 

@@ -18,6 +18,7 @@ import os
 import selectors
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -48,6 +49,8 @@ _OUTCOMES = {
     errno.EADDRNOTAVAIL: "no-address",
     errno.EAFNOSUPPORT: "no-address",
 }
+_UNDERWAY = {0, errno.EINPROGRESS} | ({errno.EWOULDBLOCK} if sys.platform == "win32" else set())
+"""What connect(2) says when it was not refused at once; Winsock has its own word."""
 _ECHO = {4: (socket.AF_INET, socket.IPPROTO_ICMP, 8, 0), 6: (socket.AF_INET6, 58, 128, 129)}
 """IP version to (family, protocol, echo request type, echo reply type)."""
 
@@ -131,8 +134,8 @@ def try_tcp(address: str, *, device: str | None) -> Attempt:
     return timed(attempt)
 
 
-def try_udp(address: str, *, device: str) -> Attempt:
-    """A datagram to `address` of this device over the loopback `device`."""
+def try_udp(address: str, *, device: str | None) -> Attempt:
+    """A datagram to `address` of this device over the loopback `device` (None: not Linux)."""
 
     def attempt() -> None:
         datagram = socket.SOCK_DGRAM
@@ -273,7 +276,7 @@ def try_remote(
                 sockets.append(sock)
                 sock.setblocking(False)
                 error = sock.connect_ex((host, port))
-                if error in (0, errno.EINPROGRESS):
+                if error in _UNDERWAY:
                     waiting.register(sock, selectors.EVENT_WRITE, number)
                 else:
                     attempts[number] = Attempt(outcome_of(OSError(error, "")))

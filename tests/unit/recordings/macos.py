@@ -85,3 +85,104 @@ f22
 PTCP
 n192.168.1.23:52100->17.57.144.20:443
 """
+
+ROUTE_GET = {
+    "127.0.0.1": """\
+   route to: 127.0.0.1
+destination: 127.0.0.1
+  interface: lo0
+      flags: <UP,HOST,DONE,LOCAL>
+ recvpipe  sendpipe  ssthresh  rtt,msec    rttvar  hopcount      mtu     expire
+     49152     49152         0         0         0         0     16384         0
+""",
+    "::1": """\
+   route to: ::1
+destination: ::1
+  interface: lo0
+      flags: <UP,HOST,DONE,LOCAL>
+ recvpipe  sendpipe  ssthresh  rtt,msec    rttvar  hopcount      mtu     expire
+     49152     49152         0         0         0         0     16384         0
+""",
+    "1.1.1.1": """\
+   route to: 1.1.1.1
+destination: default
+       mask: default
+    gateway: 192.168.1.1
+  interface: en0
+      flags: <UP,GATEWAY,DONE,STATIC,PRCLONING,GLOBAL>
+ recvpipe  sendpipe  ssthresh  rtt,msec    rttvar  hopcount      mtu     expire
+         0         0         0         0         0         0      1500         0
+""",
+}
+
+ARP = """\
+? (192.168.1.1) at a4:b1:c1:0:0:1 on en0 ifscope [ethernet]
+? (192.168.1.9) at (incomplete) on en0 ifscope [ethernet]
+? (224.0.0.251) at 1:0:5e:0:0:fb on en0 ifscope permanent [ethernet]
+"""
+
+NDP = """\
+Neighbor                                Linklayer Address  Netif Expire    St Flgs Prbs
+::1                                     (incomplete)         lo0 permanent R
+fe80::1%lo0                             (incomplete)         lo0 permanent R
+fe80::1%en0                             a4:b1:c1:0:0:1       en0 23h59m59s S  R
+"""
+
+PING = """\
+PING 127.0.0.1 (127.0.0.1): 56 data bytes
+64 bytes from 127.0.0.1: icmp_seq=0 ttl=64 time=0.053 ms
+
+--- 127.0.0.1 ping statistics ---
+1 packets transmitted, 1 packets received, 0.0% packet loss
+round-trip min/avg/max/stddev = 0.053/0.053/0.053/0.000 ms
+"""
+
+NO_PING = """\
+PING 192.168.1.1 (192.168.1.1): 56 data bytes
+
+--- 192.168.1.1 ping statistics ---
+1 packets transmitted, 0 packets received, 100.0% packet loss
+"""
+
+SCUTIL = """\
+DNS configuration
+
+resolver #1
+  search domain[0] : home
+  nameserver[0] : 192.168.1.1
+  nameserver[1] : fe80::1%en0
+  if_index : 6 (en0)
+  flags    : Request A records
+  reach    : 0x00020002 (Reachable,Directly Reachable Address)
+
+resolver #2
+  domain   : corp.example
+  nameserver[0] : 10.8.0.1
+  flags    : Supplemental, Request A records
+  order    : 102600
+
+resolver #3
+  domain   : local
+  options  : mdns
+  timeout  : 5
+  flags    : Request A records
+  reach    : 0x00000000 (Not Reachable)
+  order    : 300000
+
+DNS configuration (for scoped queries)
+
+resolver #1
+  search domain[0] : home
+  nameserver[0] : 192.168.77.77
+  if_index : 6 (en0)
+  flags    : Scoped, Request A records
+"""
+
+HOSTS = b"""\
+##
+# Host Database
+##
+127.0.0.1	localhost
+255.255.255.255	broadcasthost
+::1             localhost
+"""

@@ -40,3 +40,30 @@ PROCESSES = """\
   {"Id": 2236, "ProcessName": "chrome", "Path": null}
 ]
 """
+
+ADAPTERS = """\
+[
+  {"ifIndex": 12, "Name": "Ethernet", "MediaConnectionState": 1, "InterfaceAdminStatus": 1},
+  {"ifIndex": 7, "Name": "Wi-Fi", "MediaConnectionState": 2, "InterfaceAdminStatus": 1}
+]
+"""
+
+NEIGHBOURS = """\
+[
+  {"ifIndex": 12, "IPAddress": "192.168.1.1", "State": 5},
+  {"ifIndex": 12, "IPAddress": "192.168.1.77", "State": 0},
+  {"ifIndex": 12, "IPAddress": "ff02::16", "State": 6}
+]
+"""
+
+SERVERS = """\
+[
+  {"ServerAddresses": ["192.168.1.1"]},
+  {"ServerAddresses": []},
+  {"ServerAddresses": ["fec0:0:0:ffff::1", "fec0:0:0:ffff::2"]}
+]
+"""
+
+PING = '{"Status": 0, "RoundtripTime": 0}'
+NO_PING = '{"Status": 11010, "RoundtripTime": 0}'
+HOSTS = b"# localhost name resolution is handled within DNS itself.\r\n#\t127.0.0.1 localhost\r\n"

@@ -1,7 +1,7 @@
 """The rungs in order, each judged with the ones below it in mind.
 
-Owns: the ladder (a table), the rung record, marking consequences: a rung whose probes could not
-work because a lower one failed is `skip` and says which one.
+Owns: the ladder (a table), the words of the system at hand, marking consequences: a rung
+whose probes could not work because a lower one failed is `skip` and says which one.
 
 Must never: judge a rung (inward.py, outward.py, naming.py do).
 
@@ -18,6 +18,7 @@ from dataclasses import replace
 from loopbox.rules.doctor import inward, naming, outward
 from loopbox.rules.doctor.observed import Observed
 from loopbox.rules.doctor.rung import Rung
+from loopbox.rules.foreign.remedies import reworded
 
 Judge = Callable[[Observed], Rung]
 
@@ -57,6 +58,9 @@ def climb(seen: Observed) -> tuple[Rung, ...]:
         if bottom is not None:
             cause, fix = f"consequence of {bottom}", f"mend {bottom} first"
             shown = replace(rung, state="skip", cause=cause, fix=fix)
+        shown = replace(
+            shown, cause=reworded(shown.cause, seen.system), fix=reworded(shown.fix, seen.system)
+        )
         rungs.append(replace(shown, ms=round(seen.ms.get(name, 0.0), 1)))
     return tuple(rungs)
 

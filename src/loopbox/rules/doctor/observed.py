@@ -145,5 +145,7 @@ class Observed:
     names: NamesSeen = NamesSeen()
     boxes: BoxesSeen | None = None
     is_box: bool = False
+    system: str = "linux"
+    """linux, or a name of rules/alias_systems."""
     ms: Mapping[str, float] = field(default_factory=dict)
     """Rung id to the time its probes took."""

@@ -168,6 +168,8 @@ def parse_routes(text: str, links: list[Link]) -> list[Route]:
         if target is None or not index:
             continue
         flags = words[2]
+        if target.prefixlen == 0 and "I" in flags:
+            continue  # macOS: good for sockets bound to that interface only (RTF_IFSCOPE)
         kind = "blackhole" if "B" in flags else "unreachable" if "R" in flags else "unicast"
         found.append(Route(target, 254, kind, index, _gateway(words[1])))
     return found

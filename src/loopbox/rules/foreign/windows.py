@@ -1,7 +1,8 @@
-"""What PowerShell tells as JSON: addresses, listeners, routes, processes of Windows.
+"""What PowerShell tells as JSON: addresses, listeners, routes, processes, name servers of Windows.
 
 Owns: the fields of Get-NetIPAddress, Get-NetTCPConnection, Get-NetUDPEndpoint, Get-NetRoute,
-Get-Process. ConvertTo-Json prints one object, not a list, when there is only one.
+Get-Process, Get-NetAdapter, Get-NetNeighbor, Get-DnsClientServerAddress and of .NET's Ping.
+ConvertTo-Json prints one object, not a list, when there is only one.
 
 Must never: read localised text (netstat's words differ by language).
 
@@ -16,17 +17,23 @@ import json
 from ipaddress import ip_address, ip_network
 from typing import Any, TypeGuard
 
+from loopbox.rules.doctor.observed import Attempt
 from loopbox.rules.network import (
     IFF_LOOPBACK,
     IFF_UP,
     InterfaceAddress,
     Link,
     ListeningSocket,
+    Neighbour,
     Route,
 )
 
 PSEUDO_INTERFACE = "Loopback Pseudo-Interface"
 _TENTATIVE = 1  # AddressState of Get-NetIPAddress: 4 is Preferred
+_NEIGHBOURS = ("failed", "incomplete", "probe", "delay", "stale", "reachable", "permanent")
+"""Get-NetNeighbor's State, by number."""
+_PING = {11010: "timeout", 11050: "no-host", 11002: "unreachable", 11003: "no-host"}
+"""IPStatus numbers that are no success."""
 
 
 def parse_addresses(text: str) -> tuple[list[Link], list[InterfaceAddress]]:
@@ -113,3 +120,67 @@ def _objects(text: str) -> list[dict[str, Any]]:
 
 def _is_number(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def parse_adapters(text: str, links: list[Link]) -> list[Link]:
+    """`links` with carrier and switch as Get-NetAdapter tells, and those that have no address."""
+    found = {link.index: link for link in links}
+    for entry in _objects(text):
+        index = entry.get("ifIndex")
+        if not _is_number(index):
+            continue
+        media, admin = entry.get("MediaConnectionState"), entry.get("InterfaceAdminStatus")
+        carrier = media not in (2, "Disconnected")
+        is_up = admin not in (2, "Down")
+        known = found.get(index, Link(index, str(entry.get("Name", f"if{index}")), 0))
+        flags = (known.flags & ~IFF_UP) | (IFF_UP if is_up else 0)
+        state = "up" if is_up and carrier else "down"
+        found[index] = Link(index, known.name, flags, known.kind, state, carrier, known.mtu)
+    return list(found.values())
+
+
+def parse_neighbours(text: str) -> list[Neighbour]:
+    """ARP and ND entries from Get-NetNeighbor."""
+    found: list[Neighbour] = []
+    for entry in _objects(text):
+        index, state = entry.get("ifIndex"), entry.get("State")
+        try:
+            address = ip_address(str(entry.get("IPAddress", "")).partition("%")[0])
+        except ValueError:
+            continue
+        if not _is_number(index):
+            continue
+        if _is_number(state):
+            word = _NEIGHBOURS[state] if state < len(_NEIGHBOURS) else "none"
+        else:
+            word = {"unreachable": "failed"}.get(str(state).lower(), str(state).lower())
+        found.append(Neighbour(index, address, word))
+    return found
+
+
+def parse_servers(text: str) -> list[str]:
+    """Name servers from Get-DnsClientServerAddress, each once, without the fec0:: defaults.
+
+    Windows lists fec0:0:0:ffff::1 to 3 on interfaces that have none; nobody answers there.
+    """
+    found: dict[str, None] = {}
+    for entry in _objects(text):
+        listed = entry.get("ServerAddresses")
+        for server in listed if isinstance(listed, list) else [listed]:
+            try:
+                address = ip_address(str(server).partition("%")[0])
+            except ValueError:
+                continue
+            if not str(address).startswith("fec0:"):
+                found[str(server)] = None
+    return list(found)
+
+
+def parse_ping(text: str) -> Attempt:
+    """The PingReply of System.Net.NetworkInformation.Ping as JSON (IPStatus 0 is Success)."""
+    for entry in _objects(text):
+        status, spent = entry.get("Status"), entry.get("RoundtripTime")
+        if status in (0, "Success"):
+            return Attempt("ok", float(spent) if _is_number(spent) else 0.0)
+        return Attempt(_PING.get(status, "no-host") if _is_number(status) else "timeout")
+    return Attempt("not-tried")
