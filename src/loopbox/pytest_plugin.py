@@ -77,6 +77,28 @@ def _why_no_boxes(run: Callable[[], Any]) -> Any:
 
 
 @pytest.fixture
+def loopbox_lab(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Any]]:
+    """Brings up a lab for this test alone: `lab = loopbox_lab("triangle.toml")`.
+
+    The file is looked for beside the test's, then from where pytest runs.
+    """
+    from contextlib import ExitStack  # noqa: PLC0415
+
+    from loopbox.lab_library import lab  # noqa: PLC0415
+
+    with ExitStack() as stack:
+
+        def bring_up(file: str) -> Any:
+            beside = request.path.parent / file
+            number = abs(hash((request.node.nodeid, file))) % 10**8
+            name = f"t{number:x}-{os.getpid()}"
+            held = lab(beside if beside.exists() else file, name=name)
+            return _why_no_boxes(lambda: stack.enter_context(held))
+
+        yield bring_up
+
+
+@pytest.fixture
 def loopbox_box(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     """A box for this test alone; what runs in it ends with the test."""
     from loopbox.library import box  # noqa: PLC0415

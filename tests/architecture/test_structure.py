@@ -24,7 +24,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "starting": {"places", "wire"},
     "client": {"kernel", "places", "starting", "wire"},
     "library": {"client", "kernel", "lab", "model", "rules", "settings", "wire"},
-    "pytest_plugin": {"client", "kernel", "library"},
+    "lab_library": {"client", "lab", "library", "places"},
+    "pytest_plugin": {"client", "kernel", "lab_library", "library"},
     "cli": {
         "client",
         "kernel",

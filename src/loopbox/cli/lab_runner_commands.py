@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from loopbox.lab.memory import LabRecord
 from loopbox.lab.records import Lab, Link
 from loopbox.lab.runner import Outcome, Runner, links_named, view_of
 from loopbox.places import open_runtime_directory
+from loopbox.rules.naming import parse_box_name
 
 _LAB = click.option("--lab", metavar="LAB", help="Which lab, when several are up.")
 
@@ -39,11 +41,13 @@ def runner(out: Output) -> Runner:
 # -- up, down ---------------------------------------------------------------------------------
 
 
-def up(file: Path, *, timeout: float, out: Output) -> int:
-    """Bring the lab in `file` up; the exit status."""
+def up(file: Path, *, name: str | None, timeout: float, out: Output) -> int:
+    """Bring the lab in `file` up, by another name if one is given; the exit status."""
     from loopbox.lab.topology import load  # noqa: PLC0415
 
     lab = load(file)
+    if name is not None:
+        lab = replace(lab, name=parse_box_name(name))
     if not lab.boxes:
         raise ConfigError(f"cannot use `{file}`: it declares no box", hint="add [box.r1]")
     for warning in lab.warnings:

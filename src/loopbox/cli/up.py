@@ -209,7 +209,7 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 @click.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
-@click.option("--name", help="The box's name; otherwise the project's.")
+@click.option("--name", help="The box's or lab's name; otherwise the project's.")
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0),
@@ -232,7 +232,7 @@ def up(file: Path | None, name: str | None, timeout: float) -> int:
     if settings.lab:
         from loopbox.cli.lab_runner_commands import up as lab_up  # noqa: PLC0415
 
-        return lab_up(source, timeout=timeout, out=current_output())
+        return lab_up(source, name=name, timeout=timeout, out=current_output())
     if not settings.services:
         raise ConfigError(
             f"cannot bring up `{source}`: it declares no services",

@@ -177,7 +177,7 @@ class Runner:
 
         def tell(done: int, total: int) -> None:
             nonlocal told
-            if time.monotonic() - told > _QUIET:
+            if done < total and time.monotonic() - told > _QUIET:
                 told = time.monotonic()
                 self._say(f"{done} of {total} routers have converged, {told - begun:.0f} s")
 
