@@ -112,3 +112,26 @@ def test_a_listener_on_the_clients_address_is_no_owner(diag):
         assert None is owner_of(
             diag, protocol="tcp", local=server.getsockname(), remote=("127.0.0.1", 1)
         )
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_owner_of_a_client_bound_to_lo(diag, address, protocol):
+    """SO_BINDTODEVICE hides a socket from a look-up that names no interface: ours names lo."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+    with socket.socket(family, kind) as server, socket.socket(family, kind) as client:
+        server.bind((address, 0))
+        if protocol == "tcp":
+            server.listen()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
+        client.connect(server.getsockname())
+
+        owner = owner_of(
+            diag,
+            protocol=protocol,
+            local=client.getsockname()[:2],
+            remote=server.getsockname()[:2],
+        )
+
+        assert inode_of(client) == getattr(owner, "inode", None)

@@ -12,8 +12,8 @@ import sys
 import pytest
 
 PRETEND = """
-import asyncio, click, click.shell_completion, concurrent.futures, difflib, importlib, json, os, shutil
-import signal, socket, subprocess, sys, tempfile
+import asyncio, click, click.shell_completion, concurrent.futures, difflib, importlib, json, os
+import shutil, signal, socket, subprocess, sys, tempfile
 
 platform, gone = sys.argv[1], json.loads(sys.argv[2])
 

@@ -44,6 +44,8 @@ NLMSG_DONE = 3
 INET_DIAG_SKV6ONLY = 11
 INET_DIAG_NOCOOKIE = b"\xff" * 8
 IPPROTO_RAW = 255
+_LOOPBACK_INDEX = struct.pack("=I", 1)
+"""LOOPBACK_IFINDEX of include/net/net_namespace.h: packets to ourselves come in by lo."""
 
 TCP_LISTEN = 10
 TCP_CLOSE = 7
@@ -150,7 +152,7 @@ def build_dump(family: int, protocol: int, states: int) -> bytes:
 
 
 def build_lookup(protocol: str, local: tuple[str, int], remote: tuple[str, int]) -> bytes:
-    """The request for the one socket between `local` (its own end) and `remote`."""
+    """The request for the one socket between `local` (its own end) and `remote`, both local."""
     own, other = _packed(local[0]), _packed(remote[0])
     if len(own) != len(other):
         raise ValueError(f"addresses of two families: {local[0]!r} and {remote[0]!r}")
@@ -159,11 +161,12 @@ def build_lookup(protocol: str, local: tuple[str, int], remote: tuple[str, int])
     if protocol == "udp":
         ends.reverse()  # udp_dump_one: "src and dst are swapped for historical reasons"
     (source, source_port), (target, target_port) = ends
+    # A socket bound to a device is found only by that device's number; one bound to none, by any.
     identity = (
         struct.pack("!HH", source_port, target_port)
         + source.ljust(16, b"\0")
         + target.ljust(16, b"\0")
-        + bytes(4)
+        + _LOOPBACK_INDEX
         + INET_DIAG_NOCOOKIE
     )
     return _request(NLM_F_REQUEST, family, _WAITING[protocol][0], 0xFFFFFFFF, identity)
