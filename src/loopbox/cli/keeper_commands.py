@@ -116,8 +116,12 @@ def uninstall() -> None:
     """
     out = current_output()
     boxes: list[str] = []
+    if os.path.isdir(f"{runtime_path()}/labs"):
+        from loopbox.cli.lab_runner_commands import take_down  # noqa: PLC0415  labs only
+
+        boxes, _rest = take_down((), everything=True, grace=None)
     try:
-        boxes = asking.ask_json("down", all="1")["down"]
+        boxes += asking.ask_json("down", all="1")["down"]
         asking.ask("stop")
         _wait_until_gone()
     except KeeperError as error:

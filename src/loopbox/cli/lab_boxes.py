@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -153,17 +153,27 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def ending_by_signal() -> Iterator[None]:
-    """Let SIGINT, SIGTERM and SIGHUP raise Ended inside the block."""
+def ending_by_signal() -> Iterator[Callable[[], None]]:
+    """Let SIGINT, SIGTERM and SIGHUP raise Ended inside the block.
+
+    Python drops what a handler raises in a destructor or a fork's hook: the function given
+    raises it then, and is to be called now and again.
+    """
+    asked: list[int] = []
 
     def end(number: int, _frame: FrameType | None) -> None:
+        asked.append(number)
         for one in _SIGNALS:  # a second one must not end the undoing of what was begun
-            signal.signal(one, signal.SIG_IGN)
+            signal.signal(one, lambda _number, _frame: None)
         raise Ended(number)
+
+    def check() -> None:
+        if asked:
+            raise Ended(asked[0])
 
     before = {number: signal.signal(number, end) for number in _SIGNALS}
     try:
-        yield
+        yield check
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

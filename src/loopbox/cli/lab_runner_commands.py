@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,9 @@ from loopbox.rules.naming import parse_box_name
 _LAB = click.option("--lab", metavar="LAB", help="Which lab, when several are up.")
 
 
-def runner(out: Output) -> Runner:
+def runner(out: Output, *, check: Callable[[], None] = lambda: None) -> Runner:
     """The runner over this user's keeper."""
-    return Runner(KeeperBoxes(), memory(), say=out.say)
+    return Runner(KeeperBoxes(), memory(), say=out.say, check=check)
 
 
 # -- up, down ---------------------------------------------------------------------------------
@@ -54,8 +55,8 @@ def up(file: Path, *, name: str | None, timeout: float, out: Output) -> int:
         out.say(f"warning: {warning}")
     os.close(open_runtime_directory(create=True))
     try:
-        with ending_by_signal():
-            outcome = runner(out).up(lab, seconds=timeout)
+        with ending_by_signal() as check:
+            outcome = runner(out, check=check).up(lab, seconds=timeout)
     except Ended as ended:
         out.say(f"lab {lab.name} was not finished and is gone again")
         return 128 + ended.number

@@ -216,7 +216,7 @@ def wait_converged(
     """Until every router shows what it should; DeadlineError naming what is missing then.
 
     `standing`: names of the sessions that can come up, asked for when one has not. `tell(done,
-    all)` is called on change.
+    all)` is called at every look.
     """
     everything = {session.name for view in views for session in view.lab.sessions_of(view.name)}
     if not any(view.missing(everything) for view in views):
@@ -228,8 +228,7 @@ def wait_converged(
     while waiting:
         missing = [(view, view.missing(possible)) for view in waiting]
         left = [view for view, lacks in missing if lacks]
-        if len(left) != len(waiting):
-            tell(len(views) - len(left), len(views))
+        tell(len(views) - len(left), len(views))
         waiting = left
         if not waiting:
             return

@@ -47,6 +47,8 @@ from loopbox.lab.records import Lab, LabBox, Link
 
 Result = TypeVar("Result")
 
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 @dataclass(frozen=True, slots=True)
 class Places:
@@ -71,12 +73,15 @@ def do_away(work: Callable[[], Result]) -> Result:
     sys.stdout.flush()
     sys.stderr.flush()
     reader, writer = os.pipe()
+    # What a signal's handler raises inside fork's own hooks would be lost.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     child = os.fork()
     if child == 0:
         os.close(reader)
         _work_and_leave(work, writer)
     os.close(writer)
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         with os.fdopen(reader, "rb") as pipe:
             data = pipe.read()
     except BaseException:
@@ -95,8 +100,9 @@ def do_away(work: Callable[[], Result]) -> Result:
 
 def _work_and_leave(work: Callable[[], Any], writer: int) -> NoReturn:
     """The child's whole life. What it started lives on; Ctrl-C is the parent's to heed."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    for number in _ENDING:
+        signal.signal(number, _heed_not)  # what is ignored stays so in programs started here
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     answer: tuple[bool, object]
     try:
         answer = (True, work())
@@ -108,6 +114,10 @@ def _work_and_leave(work: Callable[[], Any], writer: int) -> NoReturn:
             data = data[os.write(writer, data) :]
     finally:
         os._exit(0)
+
+
+def _heed_not(_number: int, _frame: object) -> None:
+    """A signal that the parent answers for."""
 
 
 def _plain(error: BaseException) -> LoopboxError:

@@ -72,12 +72,18 @@ class Runner:
     """Brings labs up and down. One at a time; blocks."""
 
     def __init__(
-        self, boxes: Boxes, memory: Memory, *, say: Callable[[str], None] = lambda _text: None
+        self,
+        boxes: Boxes,
+        memory: Memory,
+        *,
+        say: Callable[[str], None] = lambda _text: None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
-        """`say` tells a person how far it is."""
+        """`say` tells a person how far it is; `check` raises when it is time to end."""
         self._boxes = boxes
         self._memory = memory
         self._say = say
+        self._check = check
 
     # -- up -----------------------------------------------------------------------------------
 
@@ -131,11 +137,13 @@ class Runner:
         for names, is_rooted in ((plain, False), (rooted, True)):
             if names:
                 self._boxes.make(names, directory=directory, rooted=is_rooted)
+                self._check()
         places, cookies = self._places(record)
         record = replace(record, cookies=cookies)
         self._memory.save(record)
         try:
             do_away(partial(away.wire, lab, places))
+            self._check()
             if any(box.is_router for box in lab.boxes):
                 self._tell_routers(lab)
                 do_away(
@@ -158,6 +166,7 @@ class Runner:
                     directory=directory,
                     log=Path(record.runs) / f"{box.name}.{service.name}.log",
                 )
+        self._check()
         record = replace(record, done=True)
         self._memory.save(record)
         return record
@@ -177,6 +186,7 @@ class Runner:
 
         def tell(done: int, total: int) -> None:
             nonlocal told
+            self._check()
             if done < total and time.monotonic() - told > _QUIET:
                 told = time.monotonic()
                 self._say(f"{done} of {total} routers have converged, {told - begun:.0f} s")
