@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loopbox.kernel.firewall import device_names
 from loopbox.rules.firewall.evaluate import outcomes
 from loopbox.rules.firewall.iptables import parse_saved
 from loopbox.rules.firewall.model import Packet
@@ -281,3 +282,59 @@ def test_odd_json_never_breaks_the_reader(expressions):
 def test_odd_lines_never_break_the_reader(words):
     """Any -A line is read and evaluated without an exception."""
     outcomes(saved(f"-A INPUT {words}"), "input", packet(), kind_of)
+
+
+def ingress(**told):
+    """A netdev chain that drops everything, as nft's JSON may tell of its interfaces."""
+    place = {"family": "netdev", "table": "t", "chain": "c"}
+    chain = {"family": "netdev", "table": "t", "name": "c", "hook": "ingress", **told}
+    drop = {**place, "handle": 3, "expr": [{"drop": None}]}
+    return parse_ruleset(json.dumps({"nftables": [{"chain": chain}, {"rule": drop}]}))
+
+
+@pytest.mark.parametrize(
+    ("ruleset", "expected"),
+    [
+        (ingress(dev="eth0"), {("drop", True)}),
+        (ingress(dev="eth1"), {("accept", True)}),
+        (ingress(dev=["eth1", "eth0"]), {("drop", True)}),
+        (ingress(dev=["eth1", "eth2"]), {("accept", True)}),
+        (ingress(), {("drop", False), ("accept", False)}),
+        (ingress().hung_on({("netdev", "t", "c"): ("eth1",)}), {("accept", True)}),
+        (ingress().hung_on({("netdev", "t", "c"): ("eth1", "eth*")}), {("drop", True)}),
+    ],
+)
+def test_ingress_chains_hang_on_interfaces(ruleset, expected):
+    """A chain decides for its own interfaces only; when those are not told, nothing is sure."""
+    packet = Packet(4, 6, ip_address("10.0.0.2"), ip_address("10.0.0.1"), 40000, 80, iif="eth0")
+
+    assert expected == {
+        (end.verdict, end.sure) for end in outcomes(ruleset, "ingress", packet, lambda _: "local")
+    }
+
+
+def test_translations_do_not_touch_answers():
+    """A nat chain sees the first packet of a connection only."""
+    ruleset = parse_saved(
+        "*nat\n:OUTPUT ACCEPT\n-A OUTPUT -p tcp -j DNAT --to-destination 10.0.0.9\n", version=4
+    )
+    answer = Packet(
+        4, 6, ip_address("10.0.0.1"), ip_address("10.0.0.2"), 80, 40000, state="established"
+    )
+
+    assert {answer} == {
+        end.packet for end in outcomes(ruleset, "output", answer, lambda _: "unicast")
+    }
+
+
+@given(st.binary(max_size=64))
+def test_odd_attributes_are_no_interfaces(data):
+    """Whatever the kernel sent, names or nothing come out."""
+    assert all(isinstance(name, bytes) for name in device_names(data))
+
+
+def test_interfaces_of_a_hook():
+    """Several names, and a prefix of names (NFTA_DEVICE_PREFIX)."""
+    nested = b"\x09\x00\x01\x00eth0\0\0\0\0" + b"\x09\x00\x02\x00veth\0\0\0\0"
+
+    assert [b"eth0\0", b"veth*"] == device_names(nested)

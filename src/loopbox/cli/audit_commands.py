@@ -15,8 +15,17 @@ from loopbox.cli import asking
 from loopbox.cli.output import Output, current_output, printable, table
 from loopbox.cli.visiting import in_boxes
 from loopbox.errors import LoopboxError
+from loopbox.kernel.hooks import CgroupFilters
 from loopbox.kernel.survey import Survey, socket_owners, survey
-from loopbox.rules.audit.findings import Finding, by_danger, endpoint, finding, is_exposed, summary
+from loopbox.rules.audit.findings import (
+    Finding,
+    Holder,
+    by_danger,
+    endpoint,
+    finding,
+    is_exposed,
+    summary,
+)
 from loopbox.rules.audit.published import published
 from loopbox.rules.audit.reach import Reachability
 
@@ -82,12 +91,13 @@ def findings_of(places: dict[str, Survey]) -> list[Finding]:
     inodes = {entry.inode for seen in places.values() for entry in seen.listeners}
     owners, all_seen = (told, True) if told or sys.platform != "linux" else socket_owners(inodes)
     found: list[Finding] = []
+    groups = CgroupFilters() if sys.platform == "linux" else None
     for place, seen in places.items():
         judge = Reachability(seen.view)
         found += [
             finding(
                 entry,
-                judge.judge(entry),
+                judge.judge(entry, filters=_filters(groups, owners.get(entry.inode, ()))),
                 owners.get(entry.inode, ()),
                 where=place,
                 is_seen=all_seen,
@@ -99,6 +109,13 @@ def findings_of(places: dict[str, Survey]) -> list[Finding]:
             for entry in published(seen.view)
         ]
     return found
+
+
+def _filters(groups: CgroupFilters | None, holders: Sequence[Holder]) -> tuple[str, ...]:
+    """Doubts about programs that filter the packets of a socket's holders."""
+    if groups is None:
+        return ()
+    return tuple(dict.fromkeys(text for holder in holders for text in groups.of(holder.pid)))
 
 
 def render(out: Output, found: Sequence[Finding]) -> str:

@@ -76,12 +76,12 @@ def read_network() -> Network:
     Raises HostError when the kernel answers no rtnetlink dump at all.
     """
     with open_netlink(socket.NETLINK_ROUTE) as netlink:
-        links = _dump(netlink, _GETLINK, struct.pack("=BxHiII", 0, 0, 0, 0, 0), parse_link)
+        links = dump(netlink, _GETLINK, struct.pack("=BxHiII", 0, 0, 0, 0, 0), parse_link)
         return Network(
             links=tuple(links),
-            addresses=tuple(_dump(netlink, _GETADDR, bytes(8), parse_address)),
-            routes=tuple(_dump(netlink, _GETROUTE, bytes(12), parse_route)),
-            neighbours=tuple(_dump(netlink, _GETNEIGH, bytes(12), parse_neighbour)),
+            addresses=tuple(dump(netlink, _GETADDR, bytes(8), parse_address)),
+            routes=tuple(dump(netlink, _GETROUTE, bytes(12), parse_route)),
+            neighbours=tuple(dump(netlink, _GETNEIGH, bytes(12), parse_neighbour)),
             knobs=read_knobs(link.name for link in links),
         )
 
@@ -215,10 +215,10 @@ _LITTLE = struct.pack("=H", 1) == b"\1\0"
 # -- hands ----------------------------------------------------------------------------------------
 
 
-def _dump(
+def dump(
     netlink: socket.socket, kind: int, payload: bytes, parse: Callable[[bytes], T | None]
 ) -> list[T]:
-    """One dump, asked again when the kernel says it changed underway."""
+    """One rtnetlink dump, asked again when the kernel says it changed underway."""
     for _ in range(3):
         netlink.send(build_message(kind, _REQUEST_DUMP, kind, payload))
         found: list[T] = []

@@ -18,17 +18,20 @@ import shutil
 import socket
 import struct
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from loopbox.kernel import nft
 from loopbox.kernel.netlink import KernelError, open_netlink
 from loopbox.rules.firewall.iptables import parse_saved
-from loopbox.rules.firewall.model import Ruleset
+from loopbox.rules.firewall.model import UNKNOWN, Ruleset
 from loopbox.rules.firewall.nftables import has_extensions, parse_ruleset
-from loopbox.wire.netlink import build_message, parse_attributes, parse_messages
+from loopbox.wire.netlink import build_message, parse_attributes, parse_messages, text_of
 
 _NETLINK_NETFILTER = 12
 _GET_TABLES = 10 << 8 | 1
+_GET_CHAINS = 10 << 8 | 4
+_FAMILIES = {1: "inet", 2: "ip", 5: "netdev", 7: "bridge", 10: "ip6"}
 _REQUEST_DUMP = 0x301
 _NLMSG_DONE = 3
 _SECONDS = 5.0
@@ -71,6 +74,8 @@ def read_firewall(*, ours_counts: bool = True) -> SeenFirewall:
     except ValueError as error:
         gap = f"what nft printed cannot be read ({error})"
         return SeenFirewall(replace(legacy, gaps=(gap,)), problem=gap)
+    if any(chain.device == UNKNOWN for chain in ruleset.chains):
+        ruleset = ruleset.hung_on(_devices())
     if has_extensions(text):
         ruleset = _with_iptables(ruleset)
     return SeenFirewall(ruleset.joined(legacy))
@@ -120,19 +125,56 @@ def _legacy() -> Ruleset:
 
 def _tables() -> list[tuple[int, str]]:
     """(family number, name) of every nftables table; PermissionError without CAP_NET_ADMIN."""
-    found: list[tuple[int, str]] = []
+    return [
+        (payload[0], text_of(parse_attributes(payload[4:]).get(1, b"")))
+        for payload in _dumped(_GET_TABLES)
+    ]
+
+
+def _devices() -> dict[tuple[str, str, str], tuple[str, ...]]:
+    """(family, table, chain) to the interfaces its hook hangs on, which nft's JSON leaves out."""
+    found: dict[tuple[str, str, str], tuple[str, ...]] = {}
+    try:
+        for payload in _dumped(_GET_CHAINS):
+            chain = parse_attributes(payload[4:])
+            hook = parse_attributes(chain.get(4, b""))
+            names = [hook[3]] if 3 in hook else []
+            names += device_names(hook.get(4, b""))
+            key = (_FAMILIES.get(payload[0], ""), text_of(chain.get(1, b"")))
+            if names:
+                found[*key, text_of(chain.get(3, b""))] = tuple(map(text_of, names))
+    except OSError:
+        return {}  # they stay unknown
+    return found
+
+
+def device_names(nested: bytes) -> list[bytes]:
+    """NFTA_HOOK_DEVS: one attribute for each interface, or for a prefix of names (Linux 6.16)."""
+    names: list[bytes] = []
+    offset = 0
+    while offset + 4 <= len(nested):
+        length, kind = struct.unpack_from("=HH", nested, offset)
+        if length < 4 or offset + length > len(nested):
+            break
+        value = nested[offset + 4 : offset + length]
+        names.append(value.rstrip(b"\0") + b"*" if kind & 0x3FFF == 2 else value)
+        offset += (length + 3) & ~3
+    return names
+
+
+def _dumped(kind: int) -> Iterator[bytes]:
+    """The payloads of one nf_tables dump."""
     with open_netlink(_NETLINK_NETFILTER) as netlink:
         payload = struct.pack(">BBH", socket.AF_UNSPEC, 0, 0)
-        netlink.send(build_message(_GET_TABLES, _REQUEST_DUMP, 1, payload))
+        netlink.send(build_message(kind, _REQUEST_DUMP, 1, payload))
         while True:
             for message in parse_messages(netlink.recv(1 << 18)):
                 if message.error is not None:
                     number = message.error[0]
                     raise OSError(number, os.strerror(number))
                 if message.kind == _NLMSG_DONE:
-                    return found
-                name = parse_attributes(message.payload[4:]).get(1, b"").rstrip(b"\0")
-                found.append((message.payload[0], name.decode("utf-8", "replace")))
+                    return
+                yield message.payload
 
 
 def _output(argv: list[str]) -> str | None:

@@ -22,6 +22,7 @@ from loopbox.errors import HostError
 from loopbox.kernel import foreign
 from loopbox.kernel.facts import read_network
 from loopbox.kernel.firewall import read_firewall
+from loopbox.kernel.hooks import read_hooks
 from loopbox.kernel.processes import command_of, pids
 from loopbox.kernel.sockets import listening, listening_raw, open_diag
 from loopbox.rules.audit.findings import Holder
@@ -62,7 +63,9 @@ def survey(*, is_box: bool = False) -> Survey:
     firewall = read_firewall(ours_counts=not is_box)
     if firewall.problem is not None:
         unseen.append(f"packet filter: {firewall.problem}")
-    view = View(read_network(), firewall.ruleset, firewall.is_complete, is_box)
+    beside = read_hooks(is_box=is_box)
+    unseen += beside.unseen
+    view = View(read_network(), firewall.ruleset, firewall.is_complete, is_box, beside.hooks)
     return Survey(view, tuple(found), tuple(unseen))
 
 

@@ -15,41 +15,23 @@ Example::
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 
 from loopbox.rules.addressing import is_loopback, is_unspecified, text_of, unwrapped
+from loopbox.rules.audit.hooks import doubt, steering
 from loopbox.rules.audit.paths import CLIENT_PORT, LEVELS, Way, Ways, first_packet
 from loopbox.rules.audit.samples import constants
+from loopbox.rules.audit.view import Verdict, View
 from loopbox.rules.firewall.evaluate import outcomes
-from loopbox.rules.firewall.model import Packet, Ruleset
-from loopbox.rules.network import Address, Link, ListeningSocket, Network
+from loopbox.rules.firewall.model import Packet
+from loopbox.rules.network import Address, Link, ListeningSocket
+
+__all__ = ["Reachability", "Verdict", "View"]
 
 _NUMBERS = {"tcp": 6, "udp": 17}
 _MOST_PORTS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """What is known of one namespace."""
-
-    network: Network
-    ruleset: Ruleset = field(default_factory=Ruleset)
-    is_firewall_seen: bool = True
-    """False when the rules could not be read (no privilege)."""
-    is_box: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """How far away a peer may be."""
-
-    level: str
-    """loopback, same-host, link, lan, internet, blocked, unreachable or unknown."""
-    cause: str
-    """A kebab-case word for how: wildcard, address, alias, route-localnet, nat, filter ..."""
-    evidence: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,20 +70,36 @@ class Reachability:
         }
         self._all_ways: dict[tuple[int, Address | None], tuple[Way, ...]] = {}
 
-    def judge(self, listener: ListeningSocket) -> Verdict:
-        """Who can connect to `listener`."""
+    def judge(self, listener: ListeningSocket, *, filters: Sequence[str] = ()) -> Verdict:
+        """Who can connect to `listener`.
+
+        `filters` are doubts about programs that filter its own packets (cgroup BPF): they can only
+        drop, so what is shut without them stays shut.
+        """
         address = unwrapped(listener.address)
+        steered = steering(self._view.hooks, self._ways.outside)
+        steered = steered if listener.protocol in _NUMBERS else None
         special = self._special(listener, address)
         if special is not None:
+            if special.level == "unreachable" and steered:
+                return Verdict("unknown", "rule", (*special.evidence, steered))
             return special
         opens, doubts, shut = self._try_all(listener)
+        if steered:
+            doubts.append(("internet", steered))
         wide = (_bound(listener), *self._unseen())
         if opens:
             level, cause, why = max(opens, key=lambda entry: LEVELS.index(entry[0]))
-            others = tuple(dict.fromkeys(text for _, _, text in opens if text != why))[:3]
-            return Verdict(level, cause, (*wide, why, *others))
+            if filters:
+                return Verdict("unknown", "rule", (*wide, *filters, f"but for that: {why}"))
+            # Nearby peers surely get in. Is that all? What is doubtful further out counts more.
+            wider = [text for far, text in doubts if far != "same-host"]
+            if not (wider and level == "same-host"):
+                others = tuple(dict.fromkeys(text for _, _, text in opens if text != why))[:3]
+                return Verdict(level, cause, (*wide, why, *others))
         if doubts:
-            return Verdict("unknown", "rule", (*wide, *tuple(dict.fromkeys(doubts))[:4]))
+            texts = tuple(dict.fromkeys(text for _, text in doubts))[:4]
+            return Verdict("unknown", "rule", (*wide, *texts))
         if shut:
             return Verdict("blocked", "filter", (*wide, *tuple(dict.fromkeys(shut))[:4]))
         return self._from_inside(listener, address)
@@ -140,10 +138,10 @@ class Reachability:
 
     def _try_all(
         self, listener: ListeningSocket
-    ) -> tuple[list[tuple[str, str, str]], list[str], list[str]]:
-        """(open ways as (level, cause, why), doubts, reasons for drops)."""
+    ) -> tuple[list[tuple[str, str, str]], list[tuple[str, str]], list[str]]:
+        """(open ways as (level, cause, why), doubts as (level, text), reasons for drops)."""
         opens: list[tuple[str, str, str]] = []
-        doubts: list[str] = []
+        doubts: list[tuple[str, str]] = []
         shut: list[str] = []
         for version in _versions(listener):
             for way in self._ways_to(version, unwrapped(listener.address)):
@@ -153,7 +151,8 @@ class Reachability:
                     elif arrival.sure:
                         opens.append((way.level, _cause(listener, way, arrival), way.why))
                     else:
-                        doubts.append(arrival.because or "a rule that cannot be evaluated")
+                        why = arrival.because or "a rule that cannot be evaluated"
+                        doubts.append((way.level, why))
         return opens, doubts, shut
 
     def _ways_to(self, version: int, address: Address) -> tuple[Way, ...]:
@@ -187,12 +186,27 @@ class Reachability:
             # -1 stands for "the port it was sent to", so that the whole class can be kept.
             known = tuple(
                 replace(arrival, port=-1) if arrival.port == port else arrival
-                for arrival in self._walk(way, protocol, port)
+                for arrival in self._doubted(way, protocol, self._walk(way, protocol, port))
             )
             self._kept[key] = known
         return tuple(
             replace(arrival, port=port) if arrival.port == -1 else arrival for arrival in known
         )
+
+    def _doubted(self, way: Way, protocol: int, arrivals: Iterator[_Arrival]) -> Iterator[_Arrival]:
+        """The arrivals, unsure where a program that is no rule sees the packets or the answers.
+
+        On the way in it may also rewrite what the rules would drop, so nothing is shut behind it.
+        """
+        entering = doubt(self._view.hooks, way.link, "ingress")
+        leaving = doubt(self._view.hooks, way.link, "egress") if protocol == 6 else None
+        for arrival in arrivals:
+            if entering:
+                yield replace(arrival, accepted=True, sure=False, because=entering)
+            elif leaving and arrival.accepted:
+                yield replace(arrival, sure=False, because=leaving)
+            else:
+                yield arrival
 
     def _walk(self, way: Way, protocol: int, port: int) -> Iterator[_Arrival]:
         """Ingress, prerouting, local delivery, input, and the reply."""
@@ -250,7 +264,13 @@ class Reachability:
             oif=way.link.name,
             state="established",
         )
-        for hook, later in (("output", reply), ("input", replace(packet, state="established"))):
+        back = replace(packet, state="established")
+        for hook, later in (
+            ("output", reply),
+            ("postrouting", reply),
+            ("egress", reply),
+            ("input", back),
+        ):
             ends = outcomes(self._view.ruleset, hook, later, self._ways.kind_of)
             passing = [end for end in ends if end.verdict == "accept"]
             if not passing:
@@ -272,6 +292,10 @@ class Reachability:
         if link is not None and not link.is_loopback and not address.is_link_local:
             why = f"bound to device {link.name}, where nobody can send to it"
             return Verdict("unreachable", "device", (bound, why))
+        for direction in ("ingress", "egress"):
+            inner = doubt(self._view.hooks, device, direction)
+            if inner:
+                return Verdict("unknown", "rule", (bound, inner))
         drops, doubts = self._inside_fate(listener, device)
         if drops:
             return Verdict("blocked", "filter-on-loopback", (bound, *drops))

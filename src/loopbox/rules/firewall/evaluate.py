@@ -55,8 +55,12 @@ def outcomes(
     passing = [Outcome("accept", packet, not ruleset.gaps, "; ".join(ruleset.gaps))]
     ended: list[Outcome] = []
     for chain in ruleset.base(hook, packet.version):
-        if chain.device is not None and chain.device != packet.iif:
+        if chain.device not in (None, UNKNOWN) and not _holds(
+            chain.device, packet.iif or packet.oif, packet.version
+        ):
             continue
+        if chain.nat and packet.state == "established":
+            continue  # translations see a connection's first packet only
         following: list[Outcome] = []
         for before in passing:
             for step in walker.walk(chain, before.packet, _DEPTH):
@@ -67,6 +71,10 @@ def outcomes(
                     step.because or before.because or _policy_text(step, chain),
                 )
                 (following if outcome.verdict == "accept" else ended).append(outcome)
+        if chain.device == UNKNOWN and any(outcome.verdict != "accept" for outcome in ended):
+            why = f"cannot tell on which interfaces chain {chain.table} {chain.name} hangs"
+            ended = [replace(outcome, sure=False, because=why) for outcome in ended]
+            following += [replace(one, sure=False, because=why) for one in passing]
         passing = list(dict.fromkeys(following))[:_MOST]
     if len(ended) + len(passing) >= _MOST:
         return (Outcome("accept", packet, sure=False, because="too many rules hang together"),)

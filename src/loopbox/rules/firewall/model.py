@@ -12,6 +12,7 @@ Example::
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 
@@ -93,7 +94,7 @@ class Chain:
     policy: str = "accept"
     nat: bool = False
     device: str | None = None
-    """Of a netdev chain: the interface it hangs on."""
+    """Of an ingress or egress chain: the interface it hangs on, or ? when that was not told."""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -117,6 +118,14 @@ class Ruleset:
         """Base chains of a hook, in the order the kernel runs them."""
         found = [chain for chain in self.chains if chain.hook == hook and chain.sees(version)]
         return tuple(sorted(found, key=lambda chain: chain.priority))
+
+    def hung_on(self, devices: Mapping[tuple[str, str, str], tuple[str, ...]]) -> Ruleset:
+        """The same with chains of unknown interfaces on those that `devices` names, by key."""
+        chains: list[Chain] = []
+        for chain in self.chains:
+            known = devices.get(chain.key, ()) if chain.device == UNKNOWN else ()
+            chains += [replace(chain, device=name) for name in known] or [chain]
+        return replace(self, chains=tuple(chains))
 
     def joined(self, other: Ruleset) -> Ruleset:
         """Both rulesets at once (nftables and iptables-legacy live side by side)."""

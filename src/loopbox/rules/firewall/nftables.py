@@ -62,6 +62,7 @@ _META_FIELDS = {
     "protocol": "version",
     "mark": "mark",
 }
+_ON_DEVICES = ("ingress", "egress")
 _VERSIONS = {"ipv4": 4, "ipv6": 6, "ip": 4, "ip6": 6}
 _FAMILY_WORDS = {"ip": 4, "ip6": 6, "icmp": 4, "icmpv6": 6}
 _IGNORED = frozenset(
@@ -91,10 +92,8 @@ def parse_ruleset(text: str) -> Ruleset:
         if isinstance(body, dict):
             place = (str(body.get("family")), str(body.get("table")), str(body.get("chain")))
             rules.setdefault(place, []).extend(_rule(body, sets))
-    chains = [
-        _chain(entry["chain"], rules) for entry in entries if isinstance(entry.get("chain"), dict)
-    ]
-    return Ruleset(tuple(chains))
+    bodies = [entry["chain"] for entry in entries if isinstance(entry.get("chain"), dict)]
+    return Ruleset(tuple(_chain(body, rules, on) for body in bodies for on in _devices(body)))
 
 
 def has_extensions(text: str) -> bool:
@@ -106,7 +105,16 @@ def _key(body: dict[str, Any]) -> tuple[str, str, str]:
     return str(body.get("family")), str(body.get("table")), str(body.get("name"))
 
 
-def _chain(body: dict[str, Any], rules: dict[tuple[str, str, str], list[Rule]]) -> Chain:
+def _devices(body: dict[str, Any]) -> list[str | None]:
+    """Where a chain hangs: an interface each; nft 1.0.6 tells nothing of several (`?`)."""
+    told = body.get("dev")
+    names = told if isinstance(told, list) else [told] if isinstance(told, str) else []
+    return list(map(str, names)) or [UNKNOWN if body.get("hook") in _ON_DEVICES else None]
+
+
+def _chain(
+    body: dict[str, Any], rules: dict[tuple[str, str, str], list[Rule]], device: str | None
+) -> Chain:
     priority = body.get("prio", 0)
     hook = body.get("hook")
     return Chain(
@@ -118,7 +126,7 @@ def _chain(body: dict[str, Any], rules: dict[tuple[str, str, str], list[Rule]]) 
         priority=priority if isinstance(priority, int) else _PRIORITIES.get(str(priority), 0),
         policy=str(body.get("policy", "accept")),
         nat=body.get("type") == "nat",
-        device=str(body["dev"]) if isinstance(body.get("dev"), str) else None,
+        device=device,
     )
 
 
