@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import pytest
 from labworld import has_frr
 
 from harness import Sandbox, traces, until
+from loopbox.lab.memory import Memory
+from loopbox.lab.runner import view_of
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "labs"
 TRIANGLE = str(EXAMPLES / "triangle.toml")
@@ -28,22 +31,23 @@ pytestmark = [
 
 
 class Triangle:
-    """The README's lab, up; asked and cut by commands alone."""
+    """The README's lab, up: cut and mended by commands, watched through FRR's own sockets."""
 
-    def __init__(self, loopbox: Sandbox) -> None:
+    def __init__(self, loopbox: Sandbox, name: str = "triangle") -> None:
         self.loopbox = loopbox
-
-    def router(self, name: str) -> dict[str, Any]:
-        """What `loopbox router` says."""
-        found: dict[str, Any] = self.loopbox.json("router", f"{name}.triangle")
-        return found
+        self.name = name
+        memory = Memory(loopbox.runtime / "loopbox")
+        record = memory.find(name)
+        assert record is not None
+        lab = memory.lab_of(record)
+        self._views = [view_of(record, lab, name) for name in ("r1", "r2", "r3")]
 
     def sessions(self) -> dict[tuple[str, str], dict[str, Any]]:
         """(session, router) to what that router says of it."""
         return {
-            (item["name"], name): item
-            for name in ("r1", "r2", "r3")
-            for item in self.router(name)["bgp"]["sessions"]
+            (item["name"], view.name): item
+            for view in self._views
+            for item in view.document()["bgp"]["sessions"]
         }
 
     def established(self) -> set[str]:
@@ -52,20 +56,50 @@ class Triangle:
         down = {key[0] for key, item in found.items() if item["state"] != "Established"}
         return {key[0] for key in found} - down
 
+    def has_lost(self, session: str) -> bool:
+        """Whether that session is down."""
+        return session not in self.established()
+
     def is_converged(self) -> bool:
         """Whether all six sessions are up."""
         return len(self.established()) == 6
 
 
+NAMES = {"r1-r2": "triangle", "r2-r3": "second", "r1-r3": "third"}
+"""The link that is cut to the lab in which it is: three labs, so that three are cut at once."""
+
+
 @pytest.fixture(scope="module")
-def triangle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triangle]:
-    """The triangle, brought up once for the tests that only cut and mend."""
+def triangles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Triangle]]:
+    """The triangle three times, brought up once for the tests that only cut and mend."""
     sandbox = Sandbox(tmp_path_factory.mktemp("lab"))
     try:
-        sandbox.ok("up", TRIANGLE)
-        yield Triangle(sandbox)
+        starting = [sandbox.start("up", TRIANGLE, "--name", name, "-q") for name in NAMES.values()]
+        for process in starting:
+            output, talk = process.communicate()
+            assert process.returncode == 0, output + talk
+        yield {link: Triangle(sandbox, name) for link, name in NAMES.items()}
     finally:
         sandbox.close()
+
+
+@pytest.fixture(scope="module")
+def triangle(triangles: dict[str, Triangle]) -> Triangle:
+    """The one that goes by the name in the file."""
+    return triangles["r1-r2"]
+
+
+def settled(runs: list[Path]) -> dict[str, object]:
+    """What a lab could leave on the host: rules, mounts, listeners, and processes of its own."""
+    found = {key: value for key, value in traces().items() if not key.startswith("namespaces")}
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            lines.append(path.read_text(errors="replace"))
+        except OSError:
+            continue
+    found["processes"] = [line for line in lines if any(str(run) in line for run in runs)]
+    return found
 
 
 def run_directories(sandbox: Sandbox) -> list[Path]:
@@ -82,7 +116,7 @@ def leftovers(sandbox: Sandbox, runs: list[Path]) -> list[Path]:
 
 def test_comes_up_in_seconds_and_says_so(sandbox: Sandbox) -> None:
     """All sessions are Established when `up` returns, in under 10 s; nothing is left by `down`."""
-    before = traces()
+    before = settled([])
     begun = time.monotonic()
     document = sandbox.json("up", TRIANGLE)
     seconds = time.monotonic() - begun
@@ -100,7 +134,7 @@ def test_comes_up_in_seconds_and_says_so(sandbox: Sandbox) -> None:
     ]
     assert gone == {"down": ["r1.triangle", "r2.triangle", "r3.triangle"]}
     assert leftovers(sandbox, runs) == []
-    assert until(lambda: traces() == before, what="no trace")
+    assert until(lambda: settled(runs) == before, what="no trace")
 
 
 def test_a_second_up_changes_nothing(triangle: Triangle) -> None:
@@ -125,7 +159,7 @@ def test_a_changed_file_is_not_laid_over_what_is_up(triangle: Triangle) -> None:
 
 def test_router_shows_id_and_reason(triangle: Triangle) -> None:
     """The document is the contract's, neighbours and routes in it."""
-    found = triangle.router("r1")
+    found = triangle.loopbox.json("router", "r1.triangle")
 
     assert (found["router_id"], found["router_id_reason"]) == (
         "10.255.0.1",
@@ -137,48 +171,56 @@ def test_router_shows_id_and_reason(triangle: Triangle) -> None:
 
 def test_router_runs_a_command_of_frrs_shell(triangle: Triangle) -> None:
     """Everything behind `--` is what vtysh is asked."""
-    said = triangle.loopbox.ok("router", "r2", "--", "show", "ip", "ospf", "neighbor")
+    said = triangle.loopbox.ok("router", "r2.triangle", "--", "show", "ip", "ospf", "neighbor")
 
     assert "10.255.0.1" in said
 
 
 @pytest.mark.parametrize("silent", [False, True], ids=["carrier", "silent"])
-@pytest.mark.parametrize("name", ["r1-r2", "r2-r3", "r1-r3"])
-def test_a_cut_link_keeps_loopback_sessions(triangle: Triangle, name: str, silent: bool) -> None:
+def test_any_cut_link_keeps_loopback_sessions(triangles: dict[str, Triangle], silent: bool) -> None:
     """The link's own session drops, sessions between loopbacks never did: no drop is counted."""
     how = ("--silent",) if silent else ()
-    loopbox = triangle.loopbox
-    before = triangle.sessions()
-    left, right = name.split("-")
-    loopbox.ok("link", "cut", left, right, *how)
-    state = {link["name"]: link["state"] for link in loopbox.json("link", "ls")["links"]}
-    until(lambda: f"{name} on {name}" not in triangle.established(), deadline=15)
-    after = triangle.sessions()
-    ping = loopbox(
-        *("exec", f"{left}.triangle", "--", "ping", "-c1", "-W2"),
-        *("-I", f"10.255.0.{left[1]}", f"10.255.0.{right[1]}"),
-    )
-    loopbox.ok("link", "mend", name)
-    until(triangle.is_converged, deadline=20)
+    loopbox = triangles["r1-r2"].loopbox
+    before = {name: triangle.sessions() for name, triangle in triangles.items()}
+    for name, triangle in triangles.items():
+        loopbox.ok("link", "cut", *name.split("-"), *how, "--lab", triangle.name)
+    links = loopbox.json("link", "ls")["links"]
+    states = {(link["name"], link["lab"]): link["state"] for link in links}
+    for name, triangle in triangles.items():
+        until(partial(triangle.has_lost, f"{name} on {name}"), deadline=15)
+    after = {name: triangle.sessions() for name, triangle in triangles.items()}
+    pings = {}
+    for name, triangle in triangles.items():
+        left, right = name.split("-")
+        ends = ("-I", f"10.255.0.{left[1]}", f"10.255.0.{right[1]}")
+        pings[name] = loopbox(
+            "exec", f"{left}.{triangle.name}", "--", "ping", "-c1", "-W2", *ends
+        ).returncode
+    for name, triangle in triangles.items():
+        loopbox.ok("link", "mend", name, "--lab", triangle.name)
+    for triangle in triangles.values():
+        until(triangle.is_converged, deadline=20)
 
-    assert state[name] == ("silent" if silent else "cut")
-    for key, item in after.items():
-        if key[0] in LOOPBACK_SESSIONS:
-            assert (item["state"], item["drops"]) == ("Established", before[key]["drops"])
-            assert item["uptime_s"] >= before[key]["uptime_s"]
-    assert ping.returncode == 0, ping.stdout
+    for name, triangle in triangles.items():
+        assert states[name, triangle.name] == ("silent" if silent else "cut")
+        for key, item in after[name].items():
+            if key[0] in LOOPBACK_SESSIONS:
+                was = before[name][key]
+                assert (item["state"], item["drops"]) == ("Established", was["drops"])
+                assert item["uptime_s"] >= was["uptime_s"]
+    assert set(pings.values()) == {0}
 
 
 def test_without_any_path_sessions_end_within_the_hold_time(triangle: Triangle) -> None:
     """Alone, r1 keeps its lo and loses its sessions in 3 s; mended, they return."""
     loopbox = triangle.loopbox
-    loopbox.ok("link", "cut", "r1", "r2")
-    loopbox.ok("link", "cut", "r1", "r3")
+    loopbox.ok("link", "cut", "r1", "r2", "--lab", "triangle")
+    loopbox.ok("link", "cut", "r1", "r3", "--lab", "triangle")
     alone = {"r2-r3", "r2-r3 on r2-r3"}
     until(lambda: triangle.established() == alone, deadline=8)
     ping = loopbox("exec", "r1.triangle", "--", "ping", "-c1", "-W1", "10.255.0.1")
-    loopbox.ok("link", "mend", "r1-r2")
-    loopbox.ok("link", "mend", "r1-r3")
+    loopbox.ok("link", "mend", "r1-r2", "--lab", "triangle")
+    loopbox.ok("link", "mend", "r1-r3", "--lab", "triangle")
     until(triangle.is_converged, deadline=20)
 
     assert ping.returncode == 0
@@ -231,7 +273,7 @@ def test_health_checks_move_the_anycast_address(sandbox: Sandbox) -> None:
 )
 def test_ctrl_c_leaves_nothing(sandbox: Sandbox, said: str | None) -> None:
     """Interrupted at whatever point, `up` unmakes what it made and ends with 130."""
-    before = traces()
+    before = settled([])
     text = "".join(
         f'[box.r{n}]\nloopback = "auto"\nospf = true\nbgp = {{ as = 65000 }}\n' for n in range(12)
     ) + "".join(f'[[link]]\nends = ["r{n}", "r{(n + 1) % 12}"]\n' for n in range(12))
@@ -250,7 +292,7 @@ def test_ctrl_c_leaves_nothing(sandbox: Sandbox, said: str | None) -> None:
 
     assert process.returncode == 130
     assert leftovers(sandbox, runs) == []
-    assert until(lambda: traces() == before, what="no trace")
+    assert until(lambda: settled(runs) == before, what="no trace")
 
 
 def test_after_a_kill_the_next_up_begins_anew(sandbox: Sandbox) -> None:
@@ -318,14 +360,15 @@ def test_unknown_links_and_routers_are_named(triangle: Triangle) -> None:
     """Usage errors say what there is."""
     loopbox = triangle.loopbox
     answers = [
-        loopbox("link", "cut", "r1-r9"),
-        loopbox("link", "cut", "r1", "r9"),
+        loopbox("link", "cut", "r1-r9", "--lab", "triangle"),
+        loopbox("link", "cut", "r1", "r9", "--lab", "triangle"),
+        loopbox("link", "cut", "r1", "r2"),
         loopbox("link", "cut", "a", "b", "c"),
         loopbox("router", "r9.triangle"),
         loopbox("link", "mend", "r1-r2", "--lab", "square"),
     ]
 
-    assert [done.returncode for done in answers] == [2, 2, 2, 2, 1]
+    assert [done.returncode for done in answers] == [2, 2, 2, 2, 2, 1]
     assert "r1-r2, r2-r3, r1-r3" in answers[0].stderr
 
 
