@@ -15,6 +15,7 @@ from loopbox.cli.output import Output, current_output, printable, table
 from loopbox.errors import BoxError, KeeperError
 from loopbox.places import runtime_path
 
+_MOST_NAMED = 12
 _NAME = click.argument("name", required=False, shell_complete=asking.complete_box)
 
 
@@ -234,7 +235,10 @@ def down(names: tuple[str, ...], everything: bool, grace: float | None) -> None:
             gone["down"] += found["down"]
 
     def render() -> str:
-        out.say(f"down: {', '.join(gone['down'])}" if gone["down"] else "no box was up")
+        shown = ", ".join(gone["down"][:_MOST_NAMED])
+        more = len(gone["down"]) - _MOST_NAMED
+        shown += f" and {more} more" if more > 0 else ""
+        out.say(f"down: {shown}" if shown else "no box was up")
         return ""
 
     out.emit(gone, render)
