@@ -152,6 +152,21 @@ def boxes_of_pid(pid: int) -> int:
     return os.stat(f"/proc/{pid}/ns/net").st_ino
 
 
+def ignored_signals(status: str) -> int:
+    """The mask of ignored signals in the text of a /proc/PID/status."""
+    [line] = [line for line in status.splitlines() if line.startswith("SigIgn:")]
+    return int(line.split()[1], 16)
+
+
+def inherited_ignored_signals() -> int:
+    """What a program started from here ignores: ours, but for what Python itself ignores.
+
+    A test run in the background of a script inherits an ignored SIGINT, for example.
+    """
+    own = ignored_signals(Path("/proc/self/status").read_text())
+    return own & ~(1 << signal.SIGPIPE - 1) & ~(1 << signal.SIGXFSZ - 1)
+
+
 def descriptors_of(pid: int) -> int:
     """How many descriptors a process has open."""
     return len(os.listdir(f"/proc/{pid}/fd"))
