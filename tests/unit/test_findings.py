@@ -175,7 +175,7 @@ def test_the_contract_object():
 
     assert {
         "code", "severity", "title", "where", "listener", "reach", "evidence", "fix",
-        "holders", "uid",
+        "holders", "uid", "subnet",
     } == set(document)  # fmt: skip
     assert {
         "protocol", "family", "bind", "port", "pid", "command", "at", "url",

@@ -338,3 +338,26 @@ def test_interfaces_of_a_hook():
     nested = b"\x09\x00\x01\x00eth0\0\0\0\0" + b"\x09\x00\x02\x00veth\0\0\0\0"
 
     assert [b"eth0\0", b"veth*"] == device_names(nested)
+
+
+@pytest.mark.parametrize(
+    ("states", "state", "natted", "expected"),
+    [
+        ("! --ctstate RELATED,ESTABLISHED,DNAT", "new", False, {"drop"}),
+        ("! --ctstate RELATED,ESTABLISHED,DNAT", "new", True, {"accept"}),
+        ("! --ctstate RELATED,ESTABLISHED,DNAT", "established", False, {"accept"}),
+        ("--ctstate DNAT", "new", True, {"drop"}),
+        ("--ctstate DNAT", "new", False, {"accept"}),
+        ("--ctstate NEW,DNAT", "new", True, {"accept", "drop"}),
+    ],
+)
+def test_dnat_is_a_status_beside_the_state(states, state, natted, expected):
+    """conntrack's DNAT word asks for a translation, whatever the state."""
+    text = f"*filter\n:FORWARD ACCEPT\n-A FORWARD -m conntrack {states} -j DROP\n"
+    packet = Packet(
+        4, 6, ip_address("10.0.0.2"), ip_address("10.0.0.1"), 1, 80, state=state, natted=natted
+    )
+
+    ends = outcomes(parse_saved(text, version=4), "forward", packet, lambda _: "unicast")
+
+    assert expected == {end.verdict for end in ends}

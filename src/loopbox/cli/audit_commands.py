@@ -28,6 +28,7 @@ from loopbox.rules.audit.findings import (
 )
 from loopbox.rules.audit.published import published
 from loopbox.rules.audit.reach import Reachability
+from loopbox.rules.audit.routed import routed
 
 _COLOURS: dict[str, dict[str, Any]] = {
     "high": {"fg": "red", "bold": True},
@@ -86,7 +87,7 @@ def _survey_box() -> Survey:
 
 
 def findings_of(places: dict[str, Survey]) -> list[Finding]:
-    """One finding for each listener of each place."""
+    """One finding for each listener of each place, and for what leads on to other devices."""
     told = {inode: held for seen in places.values() for inode, held in seen.owners.items()}
     inodes = {entry.inode for seen in places.values() for entry in seen.listeners}
     owners, all_seen = (told, True) if told or sys.platform != "linux" else socket_owners(inodes)
@@ -108,6 +109,7 @@ def findings_of(places: dict[str, Survey]) -> list[Finding]:
             finding(entry.listener, entry.verdict, (), where=place)
             for entry in published(seen.view)
         ]
+        found += routed(seen.view, where=place)
     return found
 
 
@@ -127,7 +129,7 @@ def render(out: Output, found: Sequence[Finding]) -> str:
         (
             entry.severity,
             entry.reach,
-            f"{entry.listener.protocol} {endpoint(entry.listener)}",
+            entry.subnet or f"{entry.listener.protocol} {endpoint(entry.listener)}",
             _program(entry),
             entry.where,
         )
@@ -142,7 +144,7 @@ def render(out: Output, found: Sequence[Finding]) -> str:
         if out.verbose:
             lines += [f"    {printable(text)}" for text in entry.evidence]
     fixes = {
-        f"{endpoint(entry.listener)}: {entry.fix}": None
+        f"{entry.subnet or endpoint(entry.listener)}: {entry.fix}": None
         for entry in found
         if entry.reach not in _CALM and entry.severity != "info"
     }
@@ -152,7 +154,9 @@ def render(out: Output, found: Sequence[Finding]) -> str:
 
 def _program(entry: Finding) -> str:
     """Name and pid of the first holder, and how many more there are."""
-    if entry.code == "published-port":
+    if entry.listener.inode == 0 and (
+        entry.code == "published-port" or "adding a route" in entry.title
+    ):
         return "(another device)"
     if not entry.holders:
         return f"uid {entry.listener.uid}"

@@ -53,6 +53,8 @@ class Finding:
     reach: str
     evidence: tuple[str, ...]
     fix: str
+    subnet: str | None = None
+    """Of a whole network that neighbours can route to: the network, else None."""
 
     def as_json(self) -> dict[str, object]:
         """The contract's finding, with all holders and the socket's owner beside it."""
@@ -77,6 +79,7 @@ class Finding:
             "fix": self.fix,
             "holders": [holder.as_json() for holder in self.holders],
             "uid": self.listener.uid,
+            "subnet": self.subnet,
         }
 
 
@@ -116,6 +119,7 @@ _CAUSES = {
     "multicast": "exposed-multicast",
     "broadcast": "exposed-broadcast",
     "published": "published-port",
+    "routed": "routed-subnet",
 }
 
 
@@ -132,7 +136,7 @@ def finding(
     ordinary, obedient = _SEVERITY[verdict.level]
     severity = obedient if tool is not None and tool.unauthenticated else ordinary
     evidence = [*verdict.evidence, *_attacks(listener, verdict, tool)]
-    if not holders and verdict.cause != "published":
+    if not holders and verdict.cause not in ("published", "routed"):
         evidence.append(
             "no process holds it: the kernel's own"
             if is_seen

@@ -95,6 +95,36 @@ class Ways:
         )
         self._has_hardware = any(not link.kind for link in self.outside)
 
+    @property
+    def inner(self) -> tuple[Link, ...]:
+        """Links that lead to boxes and containers, and are not this namespace's own way out.
+
+        Bridges with nothing but virtual ports, and veths whose other end is elsewhere; a link that
+        bears a default route is a cable, whatever it is made of.
+        """
+        cables = {
+            route.index for version in (4, 6) for route in self._network.default_routes(version)
+        }
+        return tuple(
+            link
+            for link in self.outside
+            if link.index not in cables
+            and link.carrier
+            and (
+                self._has_virtual_ports(link)
+                if link.kind == "bridge"
+                else link.kind == "veth" and link.elsewhere
+            )
+        )
+
+    def neighbours(self, link: Link, version: int) -> tuple[Address, ...]:
+        """Sample senders that are on `link` itself."""
+        return tuple(
+            dict.fromkeys(
+                source for source, zone in self._sources(link, version, ()) if zone == "onlink"
+            )
+        )
+
     def kind_of(self, address: Address) -> str:
         """The route type of an address: local, broadcast, multicast or unicast."""
         if address in self._own or any(
@@ -180,7 +210,7 @@ class Ways:
         candidates: dict[Address, None] = {}
         for route in self._routes[version]:
             if route.index == link.index and route.type == "unicast":
-                candidates.update(dict.fromkeys(self._hosts(route.destination)))
+                candidates.update(dict.fromkeys(self.hosts(route.destination)))
         candidates.update(dict.fromkeys(_FAR[version]))
         candidates.update(dict.fromkeys(sample for sample in samples if _is(sample, version)))
         for source in candidates:
@@ -206,7 +236,7 @@ class Ways:
                 return None
         return None
 
-    def _hosts(self, network: Subnet) -> list[Address]:
+    def hosts(self, network: Subnet) -> list[Address]:
         """A few addresses of a network that are not our own."""
         if network.prefixlen == 0 or registered(network[0]).kind == "multicast":
             return []
@@ -246,9 +276,20 @@ class Ways:
         if self._is_box:
             return True
         if link.kind == "bridge":
-            ports = [port for port in self._network.links if port.master == link.index]
-            return self._has_hardware and all(port.kind in _VIRTUAL_PORTS for port in ports)
+            return self._has_hardware and self._has_virtual_ports(link)
         return link.kind == "veth" and link.elsewhere and self._has_hardware
+
+    def _has_virtual_ports(self, bridge: Link) -> bool:
+        ports = [port for port in self._network.links if port.master == bridge.index]
+        return all(port.kind in _VIRTUAL_PORTS for port in ports)
+
+
+def forwards(network: Network, link: Link, version: int) -> bool:
+    """Whether packets that came in by `link` may be carried on (net/ipv4/route.c)."""
+    if version == 6:
+        return network.knob("ipv6/conf/all/forwarding") == "1"
+    knobs = ("ipv4/ip_forward", f"ipv4/conf/{link.name}/forwarding")
+    return "1" in {network.knob(knob) for knob in knobs}
 
 
 def _is(address: Address, version: int) -> bool:

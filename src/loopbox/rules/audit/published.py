@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from loopbox.rules.addressing import text_of
-from loopbox.rules.audit.paths import LEVELS, Way, Ways, first_packet
-from loopbox.rules.audit.reach import Verdict, View
+from loopbox.rules.audit.paths import LEVELS, Way, Ways, first_packet, forwards
 from loopbox.rules.audit.samples import constants
+from loopbox.rules.audit.view import Verdict, View
 from loopbox.rules.firewall.evaluate import outcomes
 from loopbox.rules.firewall.model import Packet, Range, Rule
 from loopbox.rules.network import ListeningSocket
@@ -81,7 +81,9 @@ def _carried(view: View, ways: Ways, way: Way, protocol: int, port: int) -> Publ
         packet = routed.packet
         if routed.verdict != "accept" or not packet.natted or packet.redirected:
             continue
-        if ways.kind_of(packet.target) != "unicast" or not _forwards(view, way):
+        if ways.kind_of(packet.target) != "unicast" or not forwards(
+            view.network, way.link, way.target.version
+        ):
             continue
         onward = ways.link_towards(packet.target)
         if onward is None or onward.index == way.link.index:
@@ -92,16 +94,6 @@ def _carried(view: View, ways: Ways, way: Way, protocol: int, port: int) -> Publ
                 sure = routed.sure and end.sure
                 return _published(way, packet, port, sure=sure, because=end.because)
     return None
-
-
-def _forwards(view: View, way: Way) -> bool:
-    """Whether packets that came in by this link may be carried on (net/ipv4/route.c)."""
-    if way.target.version == 6:
-        return view.network.knob("ipv6/conf/all/forwarding") == "1"
-    return "1" in {
-        view.network.knob("ipv4/ip_forward"),
-        view.network.knob(f"ipv4/conf/{way.link.name}/forwarding"),
-    }
 
 
 def _published(way: Way, packet: Packet, port: int, *, sure: bool, because: str) -> Published:

@@ -145,8 +145,10 @@ def _match(option: str, values: list[str], *, negated: bool, version: int) -> li
             Match("flags", ("syn",), negated, text=text) if truth else Match(UNKNOWN, text=text)
         ]
     reader = _READERS.get(option)
-    if reader is None or not values or "DNAT" in values[0] or "SNAT" in values[0]:
-        return [Match(UNKNOWN, text=text)]  # --ctstate DNAT is a status, not a state
+    if option == "--ctstate" and values and "DNAT" in values[0].split(","):
+        return _with_dnat(values[0].split(","), negated=negated, text=text)
+    if reader is None or not values or "SNAT" in values[0]:
+        return [Match(UNKNOWN, text=text)]  # --ctstate SNAT is a status, not a state
     field, read = reader
     if field == "mark":
         value, _, mask = values[0].partition("/")
@@ -164,6 +166,17 @@ def _match(option: str, values: list[str], *, negated: bool, version: int) -> li
     if field in ("saddr", "daddr"):
         known = tuple(v for v in known if isinstance(v, Range) and v.version == version)
     return [Match(field, known, negated, text=text)]
+
+
+def _with_dnat(words: list[str], *, negated: bool, text: str) -> list[Match]:
+    """--ctstate with DNAT, which is a status beside the state: none of all, or DNAT alone."""
+    states = tuple(word.lower() for word in words if word != "DNAT")
+    status = Match("status", ("dnat",), negated, text=text)
+    if not states:
+        return [status]
+    if not negated or "snat" in states:
+        return [Match(UNKNOWN, text=text)]
+    return [Match("state", states, negated, text=text), status]
 
 
 def _interface(word: str) -> Value:
