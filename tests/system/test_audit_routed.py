@@ -28,8 +28,7 @@ DOCKER_27 = [
     "iptables -A FORWARD -o docker0 -j DOCKER",
     "iptables -A FORWARD -i docker0 ! -o docker0 -j ACCEPT",
     f"iptables -A DOCKER -d {CONTAINER}/32 ! -i docker0 -o docker0 -p tcp --dport {WEB} -j ACCEPT",
-    "iptables -t nat -A PREROUTING -p tcp -d 127.0.0.1 --dport 8080 -j DNAT --to-destination "
-     f"{CONTAINER}:{WEB}",
+    f"iptables -t nat -A PREROUTING -p tcp -d 127.0.0.1 -j DNAT --to-destination {CONTAINER}:{WEB}",
 ]
 """What Docker 27 makes of `-p 127.0.0.1:8080:80`."""
 DOCKER_28 = [
