@@ -27,9 +27,9 @@ def main() -> int:
     status = try_hot_path(sys.argv[1:])
     if status is not None:
         return status
-    _signal.signal(_signal.SIGINT, handler)
     from loopbox.cli.app import main as cold  # noqa: PLC0415
 
+    _signal.signal(_signal.SIGINT, handler)
     return cold(sys.argv[1:])
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,7 @@ def _plain_user() -> pwd.struct_passwd:
         return pwd.getpwnam(_USER)
 
 
-def test_rootless_part_as_a_plain_user(tmp_path: Path) -> None:
+def test_rootless_part_as_a_plain_user(request: pytest.FixtureRequest) -> None:
     """Every test that needs no root passes for a plain user too."""
     user = _plain_user()
     as_user = ["setpriv", "--reuid", _USER, "--regid", str(user.pw_gid), "--init-groups"]
@@ -44,11 +46,9 @@ def test_rootless_part_as_a_plain_user(tmp_path: Path) -> None:
         f"user {_USER} cannot read {_TREE}; put the checkout where every user can: "
         f"{readable.stderr}"
     )
-    base = tmp_path / "plain"
-    base.mkdir()
-    for path in (tmp_path, *tmp_path.parents):
-        if path.owner() == "root" and path != Path("/") and path.stat().st_mode & 0o007 == 0:
-            path.chmod(path.stat().st_mode | 0o011)
+    # Not below pytest's own folder: another run of root's may clear that away meanwhile.
+    base = Path(tempfile.mkdtemp(prefix="loopbox-plain-", dir="/tmp"))
+    request.addfinalizer(lambda: shutil.rmtree(base, ignore_errors=True))
     os.chown(base, user.pw_uid, user.pw_gid)
 
     done = subprocess.run(

@@ -410,3 +410,23 @@ def test_on_a_terminal_ctrl_c_is_enough(sandbox: Sandbox) -> None:
 
     assert (0, True) == (process.wait(20), "web ends" in rest)
     assert services(sandbox) == []
+
+
+def test_a_service_that_writes_its_title_over_its_environment(sandbox: Sandbox) -> None:
+    """Redis does: it is known to a second `up` all the same, and ends with Ctrl-C."""
+    (sandbox.project / "loopbox.toml").write_text(
+        """
+[services.redis]
+run = "redis-server --port 6379 --save ''"
+ready = 6379
+"""
+    )
+    first = sandbox.start("up")
+    sandbox.ok("wait", "shop", "6379", "--timeout", "20")
+
+    again = sandbox("up")
+    assert (0, True) == (again.returncode, "redis runs already" in again.stderr)
+    first.send_signal(signal.SIGINT)
+    _out, err = first.communicate(timeout=20)
+    assert "Traceback" not in err
+    until(lambda: sandbox.box_names() == [], what="the box leaving with Redis")

@@ -70,7 +70,8 @@ class _Commands(click.Group):
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         if not getattr(command, "has_global_options", False):
-            add_global_options(command)
+            if name != "curl":  # all it is given belongs to curl: -v, -q, --json
+                add_global_options(command)
             command.has_global_options = True  # type: ignore[attr-defined]
         return command
 
@@ -177,7 +178,7 @@ def _flags_behind(arguments: list[str]) -> list[str]:
     if not flags or not rest or rest[0] not in COMMANDS:
         return arguments
     if rest[0] == "curl":
-        return [rest[0], *flags, *rest[1:]]
+        return rest  # whatever follows is curl's own
     own = _own_part(rest)
     return [*own, *flags, *rest[len(own) :]]
 

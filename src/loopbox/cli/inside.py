@@ -66,6 +66,9 @@ def curl(words: tuple[str, ...]) -> None:
     first = asking.box_name(words[0])
     if first is not None and first in names:
         name, rest = first, words[1:]
+    elif words[0].isidentifier() and len(words) > 1:
+        # A bare word before a URL is meant as a box: never answer from another one.
+        raise asking.not_up(first)
     else:
         name, rest = asking.box(None)["name"], words
     hot.enter_and_become(name, [program, *rest])

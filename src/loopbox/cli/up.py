@@ -26,7 +26,7 @@ from loopbox import client
 from loopbox.cli import asking
 from loopbox.cli.output import Output, current_output, printable
 from loopbox.errors import ConfigError, DeadlineError, LoopboxError
-from loopbox.kernel.processes import environment_of
+from loopbox.kernel.processes import environment_of, session_of
 from loopbox.kernel.projects import read_project, read_settings_file
 from loopbox.settings import ProjectSettings, ServiceSettings
 
@@ -178,7 +178,13 @@ class _Stage:
                 there = asking.box(self.box)["processes"]
             except LoopboxError:
                 there = []
-            left |= {one["pid"] for one in there if environment_of(one["pid"], _MARK) in own}
+            # By session too: Redis and PostgreSQL write their title over their environment.
+            sessions = {running.process.pid for running in self.running}
+            left |= {
+                one["pid"]
+                for one in there
+                if environment_of(one["pid"], _MARK) in own or session_of(one["pid"]) in sessions
+            }
         return sorted(left, reverse=True)
 
     def stop(self) -> None:
@@ -297,7 +303,7 @@ async def _up(
 
 
 async def _start_all(stage: _Stage, settings: ProjectSettings, reply: dict[str, str]) -> None:
-    there = _running_services(stage.box)
+    there = _running_services(stage.box, settings.services)
     for service in _in_order(settings.services):
         if stage.stopping.is_set():
             return
@@ -312,10 +318,13 @@ async def _start_all(stage: _Stage, settings: ProjectSettings, reply: dict[str, 
         stage.out.say(f"box {stage.box} is up at {reply['address']}; Ctrl-C ends it")
 
 
-def _running_services(box: str) -> set[str]:
-    processes = asking.box(box)["processes"]
-    found = (environment_of(process["pid"], _MARK) for process in processes)
-    return {service for service in found if service is not None}
+def _running_services(box: str, services: Mapping[str, ServiceSettings]) -> set[str]:
+    """Services that bear our mark, or (Redis paints over it) whose ready port is listened on."""
+    shown = asking.box(box)
+    marks = (environment_of(process["pid"], _MARK) for process in shown["processes"])
+    ports = {one["port"] for one in shown["listeners"] if one["protocol"] == "tcp"}
+    ready = {name for name, service in services.items() if service.ready in ports}
+    return {mark for mark in marks if mark is not None} | ready
 
 
 def _in_order(services: Mapping[str, ServiceSettings]) -> list[str]:

@@ -126,9 +126,19 @@ def socket_holders(candidates: Iterable[int]) -> dict[int, int]:
 
 def parent_of(pid: int) -> int | None:
     """The parent's process id; None when the process is gone."""
+    return _stat_of(pid, 1)
+
+
+def session_of(pid: int) -> int | None:
+    """The session's id (setsid(2)); None when the process is gone."""
+    return _stat_of(pid, 3)
+
+
+def _stat_of(pid: int, place: int) -> int | None:
+    """A number of /proc/PID/stat, counted from the state."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             # The name may hold blanks and brackets: count from its last bracket (proc(5)).
-            return int(file.read().rpartition(b")")[2].split()[1])
+            return int(file.read().rpartition(b")")[2].split()[place])
     except (OSError, IndexError, ValueError):
         return None
