@@ -896,7 +896,8 @@ def test_stop_leaves_no_descriptor_and_no_thread(pure: bool) -> None:
 
     assert ("reset", "reset", "end") == (*ends, after_stop)
     assert before[0] == descriptors()
-    assert wait_until(lambda: before[1] == threads())
+    # Fewer when a thread of an earlier test had not quite ended at the start.
+    assert wait_until(lambda: threads() <= before[1])
 
 
 def test_a_relay_that_never_started_gives_back_what_it_was_given(asleep: World) -> None:

@@ -125,8 +125,11 @@ def cli(context: click.Context) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run one command line. Returns the exit status (CONTRACT: 0, 1, 2)."""
+    count = next((at for at, word in enumerate(arguments) if word not in _GLOBAL_FLAGS), 0)
+    as_json = "--json" in arguments[:count]
     arguments = _flags_behind(arguments)
-    as_json = "--json" in _own_part(arguments)
+    if arguments[:1] != ["curl"]:  # whose flags are its own
+        as_json = as_json or "--json" in _own_part(arguments)
     try:
         outcome = cli.main(arguments, prog_name="loopbox", standalone_mode=False)
     except LoopboxError as error:
