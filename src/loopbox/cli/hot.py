@@ -237,14 +237,14 @@ def _become(words: list[str]) -> NoReturn:
                     cause = "it is a directory"
         except ValueError:
             cause = "an argument holds a NUL character"
-    sys.stderr.write(f"loopbox: cannot run `{_printable(program)}`: {cause}\n")
+    sys.stderr.write(f"loopbox: cannot run `{printable(program)}`: {cause}\n")
     sys.stderr.flush()
     os._exit(status)
 
 
 def _say(text: str, command: _Command) -> None:
     if not command.quiet:
-        sys.stderr.write(f"loopbox: {_printable(text)}\n")
+        sys.stderr.write(f"loopbox: {printable(text)}\n")
         sys.stderr.flush()
 
 
@@ -255,11 +255,12 @@ def _complain(error: LoopboxError, command: _Command) -> int:
         document = {"code": error.code, "message": error.message, "hint": error.hint}
         sys.stdout.write(json.dumps({"error": document}) + "\n")
     else:
-        sys.stderr.write(f"loopbox: {_printable(error.message)}\n")
+        sys.stderr.write(f"loopbox: {printable(error.message)}\n")
         if error.hint:
-            sys.stderr.write(f"hint: {_printable(error.hint)}\n")
+            sys.stderr.write(f"hint: {printable(error.hint)}\n")
     return error.exit_status if isinstance(error, (UsageError, ConfigError)) else _FAILED
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Text from elsewhere, with everything that could move a terminal's cursor made visible."""
     return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)

@@ -22,7 +22,10 @@ from typing import Any
 
 import click
 
+from loopbox.cli.hot import printable
 from loopbox.errors import LoopboxError
+
+__all__ = ["Output", "add_global_options", "complain", "current_output", "printable", "table"]
 
 _META = "loopbox.output"
 
@@ -63,11 +66,6 @@ class Output:
     def style(self, text: str, **how: Any) -> str:
         """Colour that never carries meaning alone."""
         return click.style(text, **how) if self.color else text
-
-
-def printable(text: str) -> str:
-    """Text from elsewhere, with everything that could move a terminal's cursor made visible."""
-    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
 
 
 def table(rows: Iterable[Sequence[str]], *, header: Sequence[str]) -> str:
