@@ -1,4 +1,4 @@
-/* A whole box in one call: what loopbox/kernel/making.py does step by step, without the
+/* A box's network in one call: what loopbox/kernel/making.py does step by step, without the
  * interpreter between the steps and without the GIL, so that two threads make boxes side by side.
  *
  * Owns: the order of the system calls and closing all of it when one fails.
@@ -13,7 +13,6 @@
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
-#include <netinet/in.h>
 #include <sched.h>
 #include <stdint.h>
 #include <string.h>
@@ -23,24 +22,12 @@
 
 #include "making.h"
 
-#ifndef IPV6_RECVORIGDSTADDR
-#define IPV6_RECVORIGDSTADDR 74
-#endif
 #ifndef SO_NETNS_COOKIE
 #define SO_NETNS_COOKIE 71
 #endif
-#ifndef IP_RECVORIGDSTADDR
-#define IP_RECVORIGDSTADDR 20
-#endif
-#ifndef IPV6_TRANSPARENT
-#define IPV6_TRANSPARENT 75
-#endif
-
-enum { NET, MNT, TCP, UDP, LOG, HELD };
 
 struct plan {
-    int template_mnt, port, udp_buffer, backlog;
-    Py_buffer ping, nft, routes4, routes6, log;
+    Py_buffer nft, routes4, routes6;
 };
 
 /* The cookie names this network namespace and no other, ever; 0 before Linux 5.14. */
@@ -59,42 +46,6 @@ raise_lo(uint64_t *cookie)
     if (getsockopt(fd, SOL_SOCKET, SO_NETNS_COOKIE, cookie, &length))
         *cookie = 0;
     close(fd);
-    return result;
-}
-
-static int
-write_setting(int directory, const char *name, const char *text, size_t length)
-{
-    int fd = openat(directory, name, O_WRONLY | O_CLOEXEC);
-    if (fd < 0)
-        return -1;
-    ssize_t written = write(fd, text, length);
-    close(fd);
-    return written == (ssize_t)length ? 0 : -1;
-}
-
-static int
-tune(const Py_buffer *ping)
-{
-    static const char *const closed[] = {
-        "conf/all/route_localnet", "conf/default/route_localnet", "conf/lo/route_localnet"};
-    int directory = open("/proc/sys/net/ipv4", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (directory < 0)
-        return -1;
-    int result = write_setting(directory, "ip_unprivileged_port_start", "0", 1);
-    if (result == 0)
-        result = write_setting(directory, "ping_group_range", ping->buf, (size_t)ping->len);
-    for (size_t i = 0; result == 0 && i < sizeof closed / sizeof *closed; i++) {
-        char now = '?';
-        int fd = openat(directory, closed[i], O_RDONLY | O_CLOEXEC);
-        if (fd < 0 || read(fd, &now, 1) != 1)
-            result = -1;
-        if (fd >= 0)
-            close(fd);
-        if (result == 0 && now != '0')
-            result = write_setting(directory, closed[i], "0", 1);
-    }
-    close(directory);
     return result;
 }
 
@@ -140,68 +91,11 @@ request_on_new(int protocol, const Py_buffer *first, const Py_buffer *second)
 }
 
 static int
-transparent(int kind, const struct plan *plan)
-{
-    const int on = 1, off = 0;
-    struct sockaddr_in6 any = {
-        .sin6_family = AF_INET6, .sin6_port = htons((uint16_t)plan->port), .sin6_addr = in6addr_any};
-    int fd = socket(AF_INET6, kind | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0)
-        return -1;
-    int bad = setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off)
-              || setsockopt(fd, IPPROTO_IPV6, IPV6_TRANSPARENT, &on, sizeof on);
-    if (!bad && kind == SOCK_DGRAM)
-        bad = setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &plan->udp_buffer, sizeof plan->udp_buffer)
-              || setsockopt(fd, IPPROTO_IP, IP_RECVORIGDSTADDR, &on, sizeof on)
-              || setsockopt(fd, IPPROTO_IPV6, IPV6_RECVORIGDSTADDR, &on, sizeof on);
-    if (!bad && kind == SOCK_STREAM)
-        bad = setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (!bad)
-        bad = bind(fd, (struct sockaddr *)&any, sizeof any);
-    if (!bad && kind == SOCK_STREAM)
-        bad = listen(fd, plan->backlog);
-    if (bad) {
-        int saved = errno;
-        close(fd);
-        errno = saved;
-        return -1;
-    }
-    return fd;
-}
-
-static int
-open_log(const Py_buffer *bind_request)
-{
-    int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER);
-    if (fd < 0)
-        return -1;
-    if (request(fd, bind_request) || fcntl(fd, F_SETFL, O_NONBLOCK) < 0) {
-        int saved = errno;
-        close(fd);
-        errno = saved;
-        return -1;
-    }
-    return fd;
-}
-
-static int
-make(const struct plan *plan, int held[HELD], uint64_t *cookie)
+make(const struct plan *plan, int *net, uint64_t *cookie)
 {
     if (unshare(CLONE_NEWNET) || raise_lo(cookie))
         return -1;
-    if ((held[NET] = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC)) < 0)
-        return -1;
-    if (tune(&plan->ping))
-        return -1;
-    if (setns(plan->template_mnt, CLONE_NEWNS) || unshare(CLONE_NEWNS))
-        return -1;
-    if ((held[MNT] = open("/proc/thread-self/ns/mnt", O_RDONLY | O_CLOEXEC)) < 0)
-        return -1;
-    if ((held[TCP] = transparent(SOCK_STREAM, plan)) < 0)
-        return -1;
-    if ((held[UDP] = transparent(SOCK_DGRAM, plan)) < 0)
-        return -1;
-    if ((held[LOG] = open_log(&plan->log)) < 0)
+    if ((*net = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC)) < 0)
         return -1;
     if (request_on_new(NETLINK_NETFILTER, &plan->nft, NULL))
         return -1;
@@ -212,24 +106,18 @@ PyObject *
 loopbox_make_box(PyObject *self, PyObject *args)
 {
     struct plan plan;
-    int held[HELD] = {-1, -1, -1, -1, -1};
+    int net = -1;
     uint64_t cookie = 0;
     (void)self;
-    if (!PyArg_ParseTuple(args, "iiiiy*y*y*y*y*:make_box", &plan.template_mnt, &plan.port,
-                          &plan.udp_buffer, &plan.backlog, &plan.ping, &plan.log, &plan.nft,
-                          &plan.routes4, &plan.routes6))
+    if (!PyArg_ParseTuple(args, "y*y*y*:make_box", &plan.nft, &plan.routes4, &plan.routes6))
         return NULL;
     int result, saved;
     Py_BEGIN_ALLOW_THREADS
-    result = make(&plan, held, &cookie);
+    result = make(&plan, &net, &cookie);
     saved = errno;
-    if (result)
-        for (int i = 0; i < HELD; i++)
-            if (held[i] >= 0)
-                close(held[i]);
+    if (result && net >= 0)
+        close(net);
     Py_END_ALLOW_THREADS
-    PyBuffer_Release(&plan.ping);
-    PyBuffer_Release(&plan.log);
     PyBuffer_Release(&plan.nft);
     PyBuffer_Release(&plan.routes4);
     PyBuffer_Release(&plan.routes6);
@@ -237,6 +125,5 @@ loopbox_make_box(PyObject *self, PyObject *args)
         errno = saved;
         return PyErr_SetFromErrno(PyExc_OSError);
     }
-    return Py_BuildValue("(iiiiiK)", held[NET], held[MNT], held[TCP], held[UDP], held[LOG],
-                         (unsigned long long)cookie);
+    return Py_BuildValue("(iK)", net, (unsigned long long)cookie);
 }

@@ -4,9 +4,8 @@
 
 #include <Python.h>
 
-/* make_box(template, port, udp_buffer, backlog, ping, log, nft, routes4, routes6)
- *   -> (net, mnt, tcp, udp, log, cookie): descriptors, the caller's, and the network namespace's
- * cookie. Raises OSError, leaving none. */
+/* make_box(nft, routes4, routes6) -> (net, cookie): a descriptor, the caller's, and the network
+ * namespace's cookie. Raises OSError, leaving nothing. */
 PyObject *loopbox_make_box(PyObject *self, PyObject *args);
 
 #endif

@@ -104,7 +104,7 @@ class Keeper:
 
     async def do_policy(self, group: int, policy: str) -> None:
         """The box's policy."""
-        self.way_out.set_policy(group, policy)
+        self.way_out.set_policy(group, self.nets[group], policy)
 
     async def do_ipv6(self) -> bool:
         """Whether the host has IPv6; asking lets the boxes follow."""

@@ -41,6 +41,8 @@ class PrivateFiles:
     def __init__(self, directory: Path, *, nameserver: str) -> None:
         self.shared = directory / "shared"
         """The files of every box that has no names of its own."""
+        self.laid = 0
+        """How often they were laid anew: who made a mount namespace meanwhile must do so again."""
         self._directory = directory
         self._nameserver = nameserver
         self._seen: _Seen = ()
@@ -100,11 +102,12 @@ class PrivateFiles:
             if seen == self._seen or self._roamer is None:
                 return
             self._write(self.shared)
+            self.laid += 1
             await self._roamer.rebind(
                 [
                     (box.namespaces.mnt, self.of(box.name) or self.shared)
                     for box in self._boxes()
-                    if not box.going
+                    if not box.going and box.namespaces.mnt >= 0
                 ]
             )
             self._seen, self._failure = seen, ""

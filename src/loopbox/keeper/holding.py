@@ -41,13 +41,16 @@ class HeldBox:
     """Whether other users of the machine may come in through the front door."""
     sealed: bool = False
     """Made without a way out, on purpose (kernel/making.Wish)."""
+    world6: bool | None = None
+    """Whether it has a route to the IPv6 world; None when it has no way out to open."""
     way_out: WayOutSockets | None = None
+    """The sockets for the way out, once the first program has entered."""
     members: dict[int, int] = field(default_factory=dict)
     """pidfd to pid, of the processes whose end is waited for (at least one while any lives)."""
     leases: int = 0
     """Open connections that hold the box without a process in it (the library's)."""
     counters: tuple[int, ...] = ()
-    """sockstat descriptors; empty until the first program enters."""
+    """sockstat descriptors; empty until the box is ready for programs."""
     dressing: asyncio.Task[None] | None = None
     """What makes the box ready for its first program, once that has begun."""
     listeners: tuple[ListeningSocket, ...] = ()

@@ -13,6 +13,7 @@ Example::
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime
 import functools
 import logging
@@ -33,7 +34,12 @@ from loopbox.keeper.roam import Roamer
 from loopbox.keeper.watch import Watch
 from loopbox.keeper.wayout import WayOut
 from loopbox.kernel.limits import demand_descriptors
-from loopbox.kernel.making import ORDINARY, Wish, equip_anew
+from loopbox.kernel.making import (
+    ORDINARY,
+    Wish,
+    equip_anew,
+    make_ready,
+)
 from loopbox.kernel.namespaces import Namespaces, open_counters
 from loopbox.kernel.sockets import ListeningSocket, listening_here
 
@@ -151,13 +157,11 @@ class Life:
                 namespaces=made.namespaces,
                 kept=kept,
                 sealed=wish.sealed,
-                way_out=made.way_out,
+                world6=made.world6 if made.has_way_out else None,
                 problems=() if made.problem is None else (made.problem,),
             )
-            if made.way_out is not None:
-                await self._way_out.open(group, made.namespaces.net, made.way_out)
-                undo.callback(self._way_out.close, box.group)
-            self._records.save(box)
+            if kept:  # another's record waits for its first program, without which it would go
+                self._records.save(box)
             self.boxes[name] = box
             self._known.is_up(name)
             undo.pop_all()
@@ -187,16 +191,28 @@ class Life:
             ) from error
 
     async def _dress(self, box: HeldBox) -> None:
-        try:
-            await self._roamer.dress(box.namespaces, self._files.of(box.name))
-        except OSError as error:
-            # A kernel without rootless sysfs: the box only shows the host's devices in /sys.
-            log.info("box %s keeps the host's /sys: %s", box.name, error)
-        counters = await self._roamer.inside(box.namespaces.net, open_counters)
+        """Make and open what only programs need."""
         if box.going:
-            _close_all(counters)
-        else:
-            box.counters = counters
+            return
+        laid = self._files.laid
+        mnt, ready = await self._roamer.dress(
+            box.namespaces.net,
+            self._files.of(box.name),
+            functools.partial(make_ready, group=os.getegid(), sealed=box.sealed, world6=box.world6),
+        )
+        if box.going:
+            os.close(mnt)
+            ready.close()
+            return
+        box.namespaces = dataclasses.replace(box.namespaces, mnt=mnt)
+        box.counters, box.way_out = ready.counters, ready.way_out
+        if ready.problem is not None:
+            box.problems = (*box.problems, ready.problem)
+        self._records.save(box)
+        if box.way_out is not None:
+            await self._way_out.open(box.group, box.namespaces.net, box.way_out)
+        if self._files.laid != laid:  # meanwhile, and not yet over this box's
+            await self._roamer.rebind([(mnt, self._files.of(box.name) or self._files.shared)])
 
     def admit(self, box: HeldBox, pid: int, *, is_gone: Callable[[], bool] = lambda: False) -> None:
         """Count a process in. Raises BoxError when the box has begun to go."""
@@ -234,7 +250,7 @@ class Life:
     def set_egress(self, box: HeldBox, policy: str) -> None:
         """Judge what the box begins outside from now on by this policy."""
         if box.egress != policy:
-            self._way_out.set_policy(box.group, policy)
+            self._way_out.set_policy(box.group, box.namespaces.net, policy)
             box.egress = policy
             self._records.save(box)
 
@@ -379,9 +395,8 @@ class Life:
         """Ask of a box what was asked of it before. Forwards that fail now are logged."""
         box.admits_anyone = record.admits_anyone
         box.forward, box.egress = record.forward, record.egress
-        # Also without ports: only then does the way out know the box, and its policy.
         found = await self._way_out.set_forwards(box.group, box.namespaces.net, box.forward)
-        self._way_out.set_policy(box.group, box.egress)
+        self._way_out.set_policy(box.group, box.namespaces.net, box.egress)
         for port, problem in found.items():
             if problem is not None:
                 log.warning("cannot forward port %d into box %s: %s", port, box.name, problem)

@@ -62,23 +62,11 @@ class Roamer:
         """
         self.parking, self._template = await self._hand.call(self._settle)
         self._makers = [_Hand("maker 1"), _Hand("maker 2")]
-        for maker in self._makers:
-            await maker.call(self._stand_by)
 
     def _settle(self) -> tuple[int, int]:
         unshare(CLONE_NEWNET)
         parking = open_namespace("net")
         return parking, open_template(self._files)
-
-    def _stand_by(self) -> None:
-        # A thread may only enter a mount namespace when it shares its root and working directory
-        # with no other (setns(2)); unsharing one gives it its own.
-        unshare(CLONE_NEWNS)
-        self._return()
-
-    def _return(self) -> None:
-        setns(self.parking, CLONE_NEWNET)
-        setns(self._template, CLONE_NEWNS)
 
     async def stop(self) -> None:
         """Let the queued jobs finish and end the threads."""
@@ -105,9 +93,9 @@ class Roamer:
 
         def make() -> MadeBox:
             try:
-                return make_box(self._template, group=group, ipv6=ipv6, wish=wish)
+                return make_box(group=group, ipv6=ipv6, wish=wish)
             finally:
-                self._return()
+                setns(self.parking, CLONE_NEWNET)
 
         self._turn = (self._turn + 1) % len(self._makers)
         return await self._makers[self._turn].call(make)
@@ -130,20 +118,36 @@ class Roamer:
         """
         await self._hand.call(box.close)
 
-    async def dress(self, box: Namespaces, files: Path | None) -> None:
-        """Prepare a box for its first program: own /sys/class/net, own files where it has any."""
+    async def dress(
+        self, net: int, files: Path | None, then: Callable[[], Result]
+    ) -> tuple[int, Result]:
+        """A mount namespace for a box whose first program comes; the caller closes it.
 
-        def dress() -> None:
+        With an own /sys/class/net, and own files where the box has any. And what `then` gives,
+        run in the box's network: all in one job, for `net` may be closed behind it.
+        """
+
+        def dress() -> tuple[int, Result]:
             try:
-                setns(box.net, CLONE_NEWNET)
-                setns(box.mnt, CLONE_NEWNS)
-                show_own_devices(self._files)
-                if files is not None:
-                    rebind_private_files(box.mnt, files)
+                mnt = copy_template(self._template)
+                try:
+                    setns(net, CLONE_NEWNET)
+                    try:
+                        show_own_devices(self._files)
+                    except OSError as error:
+                        # A kernel without rootless sysfs: the box only shows the host's devices.
+                        log.info("a box keeps the host's /sys: %s", error)
+                    if files is not None:
+                        rebind_private_files(mnt, files)
+                    return mnt, then()
+                except BaseException:
+                    os.close(mnt)
+                    raise
             finally:
-                self._return()
+                setns(self.parking, CLONE_NEWNET)
+                setns(self._template, CLONE_NEWNS)
 
-        await self._hand.call(dress)
+        return await self._hand.call(dress)
 
     async def rebind(self, boxes: list[tuple[int, Path]]) -> None:
         """Lay the private files over /etc's anew, in the template and in each (mnt, files)."""

@@ -173,10 +173,12 @@ class WayOut:
         if (box := self._boxes.get(group)) is not None:
             box.names = names
 
-    def set_policy(self, group: int, policy: str) -> None:
-        """The policy for what the box begins from now on; see rules/egress.POLICIES."""
-        if (box := self._boxes.get(group)) is not None:
-            box.policy = policy
+    def set_policy(self, group: int, netns_fd: int, policy: str) -> None:
+        """The policy for what the box begins from now on; see rules/egress.POLICIES.
+
+        Works without `open`, too: what is denied is denied from the first connection on.
+        """
+        self._box(group, netns_fd).policy = policy
 
     def own_inodes(self, group: int) -> frozenset[int]:
         """The keeper's sockets in the box, which are none of the box's listeners."""

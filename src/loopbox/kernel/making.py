@@ -1,31 +1,34 @@
-"""A whole box at once: namespaces, settings, guard and way out.
+"""A box's network, made and furnished: namespace, guard and way out.
 
 Owns: choosing between the compiled maker (one call, no GIL: two threads make boxes side by side)
-and the same steps in Python, which also explain why a box cannot be made.
+and the same steps in Python, which also explain why a box cannot be made; and what is added when
+the first program enters.
 Must never: keep what a failed making left; run on a thread that still needs the host's namespaces.
+
+What only a program needs is not made with the box: its mount namespace, its settings, the keeper's
+sockets for its way out. A box at rest costs one descriptor, and 1,000 of them half the time.
 
 Example, on a roaming thread::
 
-    made = make_box(template, group=1000, ipv6=True)
-    made.namespaces.net, made.way_out, made.problem
+    made = make_box(group=1000, ipv6=True)
+    made.namespaces.net, made.has_way_out, made.problem
+    ready = make_ready(group=1000, sealed=False, world6=made.world6)
 """
 
 from __future__ import annotations
 
-import socket
+import os
 from dataclasses import dataclass
 from functools import cache
 
 from loopbox.errors import HostError
 from loopbox.kernel import nft, syscalls
-from loopbox.kernel.namespaces import Namespaces, inode_of, make_namespaces, ping_range
+from loopbox.kernel.namespaces import Namespaces, inode_of, make_network, open_counters, tune
 from loopbox.kernel.netlink import Request
 from loopbox.kernel.transparent import (
-    BACKLOG,
-    NETLINK_NETFILTER,
-    UDP_BUFFER,
     WayOutSockets,
-    build_log_request,
+    lay_way_out,
+    open_sockets,
     open_way_out,
     way_out_requests,
 )
@@ -34,18 +37,14 @@ from loopbox.wire.netlink import ACK, REQUEST
 
 @dataclass(frozen=True, slots=True)
 class MadeBox:
-    """A new box's descriptors; whoever holds it closes them."""
+    """A new box's network; whoever holds it closes the namespaces."""
 
     namespaces: Namespaces
-    way_out: WayOutSockets | None
-    problem: str | None
-    """Why there is no way out, None when there is one."""
-
-    def close(self) -> None:
-        """Let go of all of it."""
-        self.namespaces.close()
-        if self.way_out is not None:
-            self.way_out.close()
+    has_way_out: bool
+    world6: bool = False
+    """Whether it was given a route to the IPv6 world."""
+    problem: str | None = None
+    """Why there is no way out although one was wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +60,59 @@ class Wish:
 ORDINARY = Wish()
 
 
-def make_box(template: int, *, group: int, ipv6: bool, wish: Wish = ORDINARY) -> MadeBox:
-    """Make a box; this thread then stands in it. `template` is a mount namespace to copy.
+def make_box(*, group: int, ipv6: bool, wish: Wish = ORDINARY) -> MadeBox:
+    """Make a box; this thread then stands in it. `group` is the gid that may ping.
 
     A kernel that lacks part of the way out gives a box without one, and the reason. Raises
     OSError when there can be no box at all; nothing is left then.
     """
-    if wish != ORDINARY:
-        return _make_in_steps(template, group=group, ipv6=ipv6, wish=wish)
-    if syscalls.COMPILED:
+    if wish == ORDINARY and syscalls.COMPILED:
         try:
-            return _make_at_once(template, group=group, ipv6=ipv6)
+            net, cookie = syscalls.make_box(*_batches(ipv6=ipv6))
         except OSError:
             pass  # the slow way finds out which step it was, and what can be had without it
-    return _make_in_steps(template, group=group, ipv6=ipv6, wish=wish)
+        else:
+            return MadeBox(Namespaces(net, -1, inode_of(net), cookie), True, ipv6)
+    return _make_in_steps(group=group, ipv6=ipv6, wish=wish)
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """What is open in a box for its programs' sake; whoever holds it closes it."""
+
+    counters: tuple[int, ...]
+    """See namespaces.open_counters."""
+    way_out: WayOutSockets | None
+    problem: str | None
+    """Why there is no way out although one was wanted."""
+
+    def close(self) -> None:
+        """Let go of all of it."""
+        for descriptor in self.counters:
+            os.close(descriptor)
+        if self.way_out is not None:
+            self.way_out.close()
+
+
+def make_ready(*, group: int, sealed: bool, world6: bool | None) -> Readiness:
+    """Inside a box, before its first program.
+
+    `world6` is None for a box that was made without a way out. Raises OSError, leaving nothing.
+    """
+    if not sealed:  # a sealed box was given them when it was made, and may have changed them since
+        tune(group)
+    way_out, problem = None, None
+    if world6 is not None:
+        try:
+            way_out = open_sockets(world6=world6)
+        except HostError as error:
+            problem = f"no way out: {error.message}"
+    try:
+        return Readiness(open_counters(), way_out, problem)
+    except BaseException:
+        if way_out is not None:
+            way_out.close()
+        raise
 
 
 def equip_anew(*, sealed: bool) -> tuple[WayOutSockets | None, str | None]:
@@ -87,42 +125,27 @@ def equip_anew(*, sealed: bool) -> tuple[WayOutSockets | None, str | None]:
         return None, f"no way out: {error.message}"
 
 
-def _make_at_once(template: int, *, group: int, ipv6: bool) -> MadeBox:
-    net, mnt, tcp, udp, log, cookie = syscalls.make_box(
-        template, nft.WAY_OUT_PORT, UDP_BUFFER, BACKLOG, ping_range(group), *_batches(ipv6=ipv6)
-    )
-    # Family and type are given so that Python need not ask the kernel for them, twice a socket.
-    sockets = WayOutSockets(
-        socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, tcp),
-        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM, 0, udp),
-        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER, log),
-        world6=ipv6,
-    )
-    for one in (sockets.tcp, sockets.udp, sockets.log):
-        if one is not None:
-            one.setblocking(False)
-    return MadeBox(Namespaces(net, mnt, inode_of(net), cookie), sockets, None)
-
-
-def _make_in_steps(template: int, *, group: int, ipv6: bool, wish: Wish) -> MadeBox:
-    namespaces = make_namespaces(template, group=group, network=wish.network)
+def _make_in_steps(*, group: int, ipv6: bool, wish: Wish) -> MadeBox:
+    net, cookie = make_network(wish.network)
+    namespaces = Namespaces(net, -1, inode_of(net), cookie)
     try:
         if wish.sealed:
+            tune(group)  # links come soon, and programs by other ways than through the keeper
             nft.install(with_way_out=False)
-            return MadeBox(namespaces, None, None)
-        return MadeBox(namespaces, open_way_out(ipv6=ipv6), None)
+            return MadeBox(namespaces, False)
+        return MadeBox(namespaces, True, lay_way_out(ipv6=ipv6))
     except HostError as error:
-        return MadeBox(namespaces, None, f"no way out: {error.message}")
+        return MadeBox(namespaces, False, problem=f"no way out: {error.message}")
     except BaseException:
         namespaces.close()
         raise
 
 
 @cache
-def _batches(*, ipv6: bool) -> tuple[bytes, bytes, bytes, bytes]:
-    """The ready-made requests: NFLOG, nftables, routes of IPv4 and of IPv6."""
+def _batches(*, ipv6: bool) -> tuple[bytes, bytes, bytes]:
+    """The ready-made requests: nftables, routes of IPv4 and of IPv6."""
     requests4, requests6 = way_out_requests(ipv6=ipv6)
-    return build_log_request(), nft.fresh_batch(), _join(requests4), _join(requests6)
+    return nft.fresh_batch(), _join(requests4), _join(requests6)
 
 
 def _join(requests: tuple[Request, ...]) -> bytes:

@@ -54,18 +54,8 @@ if TYPE_CHECKING:
     def counters(descriptors: Sequence[int]) -> list[int]:
         """One number per sockstat descriptor that changes when a socket count there changes."""
 
-    def make_box(  # noqa: PLR0917  (a C function: positional by nature)
-        template: int,
-        port: int,
-        udp_buffer: int,
-        backlog: int,
-        ping: bytes,
-        log: bytes,
-        nft: bytes,
-        routes4: bytes,
-        routes6: bytes,
-    ) -> tuple[int, int, int, int, int, int]:
-        """Only where COMPILED: net, mnt, tcp, udp, log and cookie of a box (native/making.h)."""
+    def make_box(nft: bytes, routes4: bytes, routes6: bytes) -> tuple[int, int]:
+        """Only where COMPILED: descriptor and cookie of a box's network (native/making.h)."""
 
 else:
     try:

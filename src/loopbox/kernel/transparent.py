@@ -24,7 +24,7 @@ import os
 import socket
 import struct
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import (
     IPv4Address,
     IPv6Address,
@@ -61,14 +61,14 @@ _TABLE = 0x6C62
 _PRIORITY = 40000
 """After the main table's 32766 and the default table's 32767 (ip-rule(8))."""
 _WORLD4, _WORLD6 = ip_network("0.0.0.0/0"), ip_network("::/0")
-BACKLOG = 4096
-UDP_BUFFER = 1 << 20
+_BACKLOG = 4096
+_UDP_BUFFER = 1 << 20
 """Octets of datagrams that wait for the keeper."""
 
 # linux/in.h, linux/in6.h, linux/netfilter/nfnetlink_log.h
 _IP_TRANSPARENT, _IP_RECVORIGDSTADDR = 19, 20
 _IPV6_TRANSPARENT, _IPV6_RECVORIGDSTADDR = 75, 74
-NETLINK_NETFILTER, _LOG_CONFIG = 12, 4 << 8 | 1
+_NETLINK_NETFILTER, _LOG_CONFIG = 12, 4 << 8 | 1
 _LINGER_RESET = struct.pack("ii", 1, 0)
 
 
@@ -121,37 +121,71 @@ _REQUESTS6 = (
 
 
 def open_way_out(*, ipv6: bool = True) -> WayOutSockets:
-    """Give the box the calling thread stands in its guard and its way out. `lo` must be up.
+    """Give the box the calling thread stands in its guard, its way out and the sockets for it.
 
-    `ipv6`: whether the wide world is reachable over IPv6; without, such connects fail at once
-    with ENETUNREACH. Calling it again (a keeper that follows a dead one) replaces what is there.
-    Raises HostError when the kernel lacks a part or refuses (the guard is set up even so, where
-    nftables allows it).
+    As `open_sockets` and `lay_way_out`, in this order: what already runs in the box is caught at
+    once. Calling it again (a keeper that follows a dead one) replaces what is there.
+    """
+    try:
+        sockets = open_sockets(world6=False)
+    except HostError:
+        nft.install(with_way_out=False)
+        raise
+    try:
+        return replace(sockets, world6=lay_way_out(ipv6=ipv6))
+    except BaseException:
+        sockets.close()
+        raise
+
+
+def open_sockets(*, world6: bool) -> WayOutSockets:
+    """What catches what the box the calling thread stands in sends to the world.
+
+    `world6` is what `lay_way_out` gave. Raises HostError when the kernel refuses.
     """
     with ExitStack() as undo:
         try:
             tcp = undo.enter_context(_transparent(socket.SOCK_STREAM))
-            tcp.listen(BACKLOG)
+            tcp.listen(_BACKLOG)
             udp = undo.enter_context(_transparent(socket.SOCK_DGRAM))
             log = _open_log()
         except OSError as error:
-            nft.install(with_way_out=False)
             raise _socket_error(error) from error
-        if log is not None:
-            undo.enter_context(log)
-        try:
-            nft.install(with_way_out=True)
-        except HostError as error:
-            if error.code == "no-tproxy":
-                nft.install(with_way_out=False)
-            raise
-        with RouteSocket() as route:
-            requests4, requests6 = way_out_requests(ipv6=ipv6)
-            _apply(route, requests4)
-            if tcp.family == socket.AF_INET6:
-                _apply(route, requests6)
         undo.pop_all()
-        return WayOutSockets(tcp, udp, log, world6=ipv6 and tcp.family == socket.AF_INET6)
+        return WayOutSockets(tcp, udp, log, world6=world6)
+
+
+def lay_way_out(*, ipv6: bool) -> bool:
+    """Give the box the calling thread stands in its guard, and routes to the world. `lo` is up.
+
+    `ipv6`: whether the wide world is reachable over IPv6; without, such connects fail at once
+    with ENETUNREACH. Gives whether it now is, from the box. Until there are sockets for it, what
+    the box sends to the world is dropped. Raises HostError when the kernel lacks a part or
+    refuses (the guard is set up even so, where nftables allows it).
+    """
+    try:
+        nft.install(with_way_out=True)
+    except HostError as error:
+        if error.code == "no-tproxy":
+            nft.install(with_way_out=False)
+        raise
+    has_family6 = _has_family6()
+    with RouteSocket() as route:
+        requests4, requests6 = way_out_requests(ipv6=ipv6)
+        _apply(route, requests4)
+        if has_family6:
+            _apply(route, requests6)
+    return ipv6 and has_family6
+
+
+def _has_family6() -> bool:
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT:
+            raise
+        return False
+    return True
 
 
 def set_world6(*, reachable: bool) -> None:
@@ -196,7 +230,7 @@ def _transparent(kind: socket.SocketKind) -> socket.socket:
         else:
             opened.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
         if kind == socket.SOCK_DGRAM:
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UDP_BUFFER)
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _UDP_BUFFER)
             opened.setsockopt(socket.IPPROTO_IP, _IP_RECVORIGDSTADDR, 1)
             if dual:
                 opened.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVORIGDSTADDR, 1)
@@ -219,7 +253,7 @@ def _socket_error(error: OSError) -> HostError:
     )
 
 
-def build_log_request() -> bytes:
+def _build_log_request() -> bytes:
     """The request that binds a netfilter socket to our NFLOG group."""
     command = build_attribute(1, b"\1")  # NFULA_CFG_CMD: bind
     mode = build_attribute(2, struct.pack(">IBx", nft.LOG_BYTES, 2))  # copy the packet
@@ -234,9 +268,9 @@ def way_out_requests(*, ipv6: bool) -> tuple[tuple[Request, ...], tuple[Request,
 
 def _open_log() -> socket.socket | None:
     """A socket bound to our NFLOG group, or None where the kernel has no NFLOG."""
-    log = open_netlink(NETLINK_NETFILTER)
+    log = open_netlink(_NETLINK_NETFILTER)
     try:
-        log.send(build_log_request())
+        log.send(_build_log_request())
         verdicts = [message.error for message in parse_messages(log.recv(4096))]
         if any(verdict is None or verdict[0] for verdict in verdicts):
             log.close()
@@ -278,7 +312,7 @@ def open_forward(port: int) -> list[socket.socket]:
                 if family == socket.AF_INET6 and error.errno == errno.EADDRNOTAVAIL:
                     continue  # IPv6 is switched off in this namespace
                 raise
-            one.listen(BACKLOG)
+            one.listen(_BACKLOG)
             opened.append(one)
         undo.pop_all()
         return opened
