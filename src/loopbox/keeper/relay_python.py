@@ -196,6 +196,11 @@ def _stream(fd: int) -> socket.socket:
     return sock
 
 
+def _push(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # not TCP: nothing was held back
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
 def _tune(sock: socket.socket) -> socket.socket:
     """No Nagle and no clever congestion control for a socket on loopback: see relay.c."""
     with contextlib.suppress(OSError):  # not TCP: nothing to tune
@@ -459,6 +464,8 @@ class Core:
             n = source.sock.recv_into(self._scratch)
         except BlockingIOError:
             source.readable = False
+            if source.hangup:  # there was no end after all: let go of what was held back for it
+                _push(receiver)
             return True
         except OSError:
             return self._close_conn(c, reset=True)
@@ -474,8 +481,12 @@ class Core:
             if f.full_reads >= BULK_AFTER and not source.urgent and not f.unspliceable:
                 f.bulk = True
                 f.full_reads = f.burst = 0
+        # The last words leave in one segment with the FIN that follows them: see relay.c.
+        last = source.hangup and not (source.failed or source.urgent) and n < COPY_BYTES
         try:
-            sent = receiver.send(self._view[:n], socket.MSG_NOSIGNAL)
+            sent = receiver.send(
+                self._view[:n], socket.MSG_NOSIGNAL | (socket.MSG_MORE if last else 0)
+            )
         except BlockingIOError:
             sent = 0
         except OSError:
