@@ -135,11 +135,12 @@ def _added_latency(row: Row) -> list[str]:
     if not added:
         return []
     words = ", ".join(f"{name} {value:.0f}" for name, value in added.items())
-    return [
+    words = (
         f"Added to the direct latency at p50, in us (the aim for loopbox is 12): {words}. Each way "
         "through user space is two more sends, two more receives and two more changes of process: "
         "94 % of the relay's time is the kernel's, 68 % in send(2) alone (perf record, 6.18)."
-    ]
+    )
+    return [words]
 
 
 def _idle(
