@@ -29,6 +29,7 @@ from loopbox.wire import systemfiles
 log = logging.getLogger("loopbox.files")
 
 _ETC = Path("/etc")
+_FOLLOWED = tuple(f"{_ETC}/{name}" for name in PRIVATE_FILES)
 _PERIOD = 0.05
 """Seconds between two looks at the host's files (three stat(2) calls, 5 us)."""
 
@@ -148,9 +149,9 @@ def _read(name: str) -> bytes:
 
 def _look() -> _Seen:
     found: list[tuple[int, int, int, int] | None] = []
-    for name in PRIVATE_FILES:
+    for path in _FOLLOWED:
         try:
-            status = os.stat(_ETC / name)
+            status = os.stat(path)
             found.append((status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size))
         except OSError:
             found.append(None)
