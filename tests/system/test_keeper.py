@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import COMMAND, Sandbox, until
+from harness import COMMAND, Sandbox, boxes_of_pid, until
 from loopbox.wire.control import PROTOCOL, build, feed
 
 pytestmark = pytest.mark.system
@@ -236,6 +236,23 @@ def test_recovery_sees_past_a_sandbox_inside(sandbox: Sandbox) -> None:
     assert sandbox.ok("run", "--name", "new", "--", "echo", "works") == "works\n"
     resolver = sandbox.ok("exec", "shop", "--", "cat", "/etc/resolv.conf")
     assert resolver == sandbox.ok("run", "--name", "new", "--", "cat", "/etc/resolv.conf")
+
+
+@pytest.mark.root
+def test_recovery_leaves_a_standing_guard_alone(sandbox: Sandbox) -> None:
+    """The rules of a living box are the very same ones afterwards: to replace them costs 20 ms."""
+    inside = sandbox.start("run", "--name", "shop", "--", "sleep", "600")
+    until(lambda: boxes_of_pid(inside.pid) != boxes_of_pid(os.getpid()), what="the box")
+    enter = ("nsenter", f"--net=/proc/{inside.pid}/ns/net")
+    listing = [*enter, "nft", "-a", "list", "table", "inet", "loopbox"]
+    before = subprocess.run(listing, capture_output=True, text=True, check=True).stdout
+    keeper = sandbox.keeper_pid()
+    assert keeper is not None
+    os.kill(keeper, signal.SIGKILL)
+
+    assert sandbox.box_names() == ["shop"]
+    assert before == subprocess.run(listing, capture_output=True, text=True, check=True).stdout
+    assert "# handle" in before
 
 
 def commands(sandbox: Sandbox) -> list[str]:
