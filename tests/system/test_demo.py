@@ -7,6 +7,7 @@ import importlib.util
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,32 @@ def test_both_copies_serve_their_own_data(sandbox: Sandbox) -> None:
         assert seen == 14
     else:
         assert seen >= 8
+
+
+@pytest.mark.parametrize(
+    ("address", "status", "said"),
+    [
+        ("127.0.0.1", 0, "shop is not served by name: 127.0.0.1:3000 is in use on the host"),
+        ("0.0.0.0", 1, "demo: the host does not reach shop: 127."),
+    ],
+    ids=["its address is free", "nothing is free"],
+)
+def test_somebody_else_holds_the_port(
+    sandbox: Sandbox, address: str, status: int, said: str
+) -> None:
+    """Without the name the address serves, and is checked; without either it says who is there."""
+    with socket.create_server((address, 3000)):
+        done = subprocess.run(
+            [sys.executable, DEMO, "--check"],
+            env=sandbox.env,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    assert (status, True) == (done.returncode, said in done.stdout + done.stderr), done
+    assert "FAIL" not in done.stdout
 
 
 def test_ctrl_c_leaves_nothing(sandbox: Sandbox) -> None:

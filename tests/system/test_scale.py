@@ -81,9 +81,7 @@ def _count(path: Path) -> int:
     return int(text) if text else 0
 
 
-def _kill_and_come_back(
-    sandbox: Sandbox, names: list[str], load: Sequence[socket.socket]
-) -> float:
+def _kill_and_come_back(sandbox: Sandbox, names: list[str], load: Sequence[socket.socket]) -> float:
     """Seconds from the first command after the keeper's death until every name answers."""
     keeper = sandbox.keeper_pid()
     assert keeper is not None
