@@ -348,7 +348,12 @@ def _add_store_checks(add: Add, copy: Copy, *, orders: int) -> None:
 
 def describe(loopbox: Loopbox, copies: list[Copy]) -> None:
     """Say where both copies are, in words a person can paste."""
-    program = Path(loopbox.program).name
+    # As it can be pasted: from this folder, unless it is on PATH.
+    program = Path(loopbox.program)
+    if shutil.which(program.name) == str(program):
+        program = Path(program.name)
+    elif program.is_relative_to(Path.cwd()):
+        program = program.relative_to(Path.cwd())
     say("\nBoth run now, on the same ports, with nothing configured:\n")
     for copy in copies:
         say(f"  {copy.title} ({copy.folder.name})")

@@ -262,6 +262,20 @@ def test_keeper_and_uninstall(sandbox: Sandbox) -> None:
     assert documents(sandbox, "ls") == {"boxes": []}
 
 
+def test_uninstall_leaves_what_is_not_ours(sandbox: Sandbox) -> None:
+    """A variable that leads to a directory with other things in it costs none of them."""
+    precious = sandbox.root / "state/loopbox/src/main.py"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("mine")
+    sandbox.ok("run", "--", "true")
+    removed = json.loads(sandbox.ok("uninstall", "--json"))
+
+    assert ["src"] == [path.name for path in (sandbox.root / "state/loopbox").iterdir()]
+    assert "mine" == precious.read_text()
+    assert [str(precious.parent)] == removed["left"]
+    assert not (sandbox.runtime / "loopbox").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "status", "code"),
     [

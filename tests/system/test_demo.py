@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import Sandbox, traces, until
+from harness import Sandbox, own_files, traces, until
 
 pytestmark = pytest.mark.system
 
@@ -77,7 +77,7 @@ def test_somebody_else_holds_the_port(
 
 def test_ctrl_c_leaves_nothing(sandbox: Sandbox) -> None:
     """After Ctrl-C no process, namespace, mount, listener or folder of the demo is left."""
-    before = traces(), set(glob.glob("/tmp/loopbox-demo-*"))
+    before = traces(), own_files("/tmp/loopbox-demo-*")
     process = subprocess.Popen(
         [sys.executable, DEMO], env=sandbox.env, stdout=subprocess.PIPE, text=True
     )
@@ -93,6 +93,6 @@ def test_ctrl_c_leaves_nothing(sandbox: Sandbox) -> None:
 
     assert (process.wait(30), rest) == (0, "\nEnded; nothing is left.\n")
     until(
-        lambda: (traces(), set(glob.glob("/tmp/loopbox-demo-*"))) == before,
+        lambda: (traces(), own_files("/tmp/loopbox-demo-*")) == before,
         what="the host as it was before",
     )

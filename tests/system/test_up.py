@@ -392,6 +392,7 @@ ready = 3000
         ("[services.web]\nrun = 'x'\nafter = ['db']", "names no service: `db`"),
         ("[services.web]\nrun = 'x'\nport = 3", "line 3"),
         ("[services.web\n", "line 1"),
+        ("[services.web]\nrun = 'x'\ncwd = 'nowhere'", "nowhere` is no directory"),
     ],
 )
 def test_mistakes_in_the_file(sandbox: Sandbox, text: str | None, said: str) -> None:

@@ -132,6 +132,12 @@ def browser(
     """
     box = asking.box(name)
     found_kind, program = _find(kind)
+    if not headless and not any(os.environ.get(one) for one in ("DISPLAY", "WAYLAND_DISPLAY")):
+        raise HostError(
+            "cannot open a browser: there is no display here",
+            hint="without a window: loopbox browser --headless -- --dump-dom",
+            code="no-display",
+        )
     page = url or _first_page(box)
     profile = tempfile.mkdtemp(prefix="loopbox-browser-")
     try:

@@ -80,6 +80,12 @@ class _Stage:
 
     async def start(self, name: str, settings: ServiceSettings) -> None:
         """Start a service and wait until it is ready. Raises LoopboxError when it ends first."""
+        directory = self.directory / settings.cwd
+        if not directory.is_dir():
+            raise ConfigError(
+                f"cannot start service `{name}`: `{directory}` is no directory",
+                hint=f"make it, or mend `cwd` of [services.{name}]",
+            )
         environment = {**os.environ, **settings.env, _MARK: name}
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "loopbox", "exec", self.box, "--"),
@@ -87,7 +93,7 @@ class _Stage:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            cwd=self.directory / settings.cwd,
+            cwd=directory,
             env=environment,
             start_new_session=True,
             limit=1 << 20,
