@@ -8,13 +8,13 @@
 
 BIN := .venv/bin
 STYLED := src tests bench examples docs
-.PHONY: demo demo-check test check bench docs venv clean
+.PHONY: demo demo-check test check bench docs venv compiled clean
 
-demo: .venv/shop-ready
+demo: .venv/shop-ready compiled
 	@.ci/packages --wish demo
 	@$(BIN)/python examples/demo.py $(ARGS)
 
-demo-check: .venv/shop-ready
+demo-check: .venv/shop-ready compiled
 	@.ci/packages --wish demo
 	@$(BIN)/python examples/demo.py --check
 
@@ -27,7 +27,7 @@ check: .venv/shop-ready
 	MYPYPATH=src $(BIN)/mypy src bench examples/demo.py docs/render_commands.py
 	MYPYPATH=examples/shop $(BIN)/mypy examples/shop/shop
 
-bench: .venv/ready
+bench: .venv/ready compiled
 	@.ci/packages --wish bench
 	@$(BIN)/python -m bench $(ARGS)
 
@@ -35,6 +35,10 @@ docs: .venv/ready
 	@$(BIN)/python docs/render_commands.py
 
 venv: .venv/ready
+
+# As pip leaves it for a user. With PYTHONDONTWRITEBYTECODE set every command would compile itself anew.
+compiled: .venv/ready
+	@umask 022; $(BIN)/python -m compileall -q src
 
 .venv/ready: pyproject.toml setup.py $(wildcard src/native/*)
 	@.ci/packages build

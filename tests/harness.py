@@ -6,6 +6,7 @@ deadline), and `traces` (everything loopbox could leave behind, to compare befor
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import select
@@ -172,16 +173,40 @@ def descriptors_of(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
+def own_processes() -> list[int]:
+    """Processes of this run: the plain user's, beside this one, has a process namespace."""
+    own = os.readlink("/proc/self/ns/pid")
+    found = []
+    for entry in os.listdir("/proc"):
+        try:
+            if entry.isdigit() and os.readlink(f"/proc/{entry}/ns/pid") == own:
+                found.append(int(entry))
+        except OSError:
+            continue
+    return found
+
+
+def own_files(pattern: str) -> set[str]:
+    """What matches and belongs to this user, for places that the other run uses too."""
+    found = set()
+    for path in glob.glob(pattern):
+        try:
+            if os.lstat(path).st_uid == os.geteuid():
+                found.add(path)
+        except FileNotFoundError:
+            continue
+    return found
+
+
 def traces() -> dict[str, object]:
     """Everything a box could leave behind on the host, to compare before and after."""
     namespaces: set[str] = set()
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                namespaces.add(os.readlink(f"/proc/{entry}/ns/net"))
-                namespaces.add(os.readlink(f"/proc/{entry}/ns/mnt"))
-            except OSError:
-                continue
+    for pid in own_processes():
+        try:
+            namespaces.add(os.readlink(f"/proc/{pid}/ns/net"))
+            namespaces.add(os.readlink(f"/proc/{pid}/ns/mnt"))
+        except OSError:
+            continue
     return {
         "namespaces with processes": len(namespaces),
         "mounts": Path("/proc/self/mounts").read_text(),

@@ -248,7 +248,6 @@ def enter(fields: dict[str, str], fds: list[int]) -> None:
     )
 
     named = dict(zip(fields.get("fds", "").split(","), fds, strict=False))
-    here = -1
     try:
         if os.fstat(named["net"]).st_ino == namespace_inode("net"):
             return
@@ -259,22 +258,13 @@ def enter(fields: dict[str, str], fds: list[int]) -> None:
                 hint="run it from a shell outside",
                 code="nested",
             )
-        try:
-            here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            fds.append(here)
-            path = os.getcwd()
-        except OSError:
-            path = ""
+        here, path = _where_we_stand()
+        fds += [here] if here >= 0 else []
         if user is not None:
             setns(user, CLONE_NEWUSER)
         setns(named["net"], CLONE_NEWNET)
         setns(named["mnt"], CLONE_NEWNS)  # which moves to its root directory
-        try:
-            os.chdir(path)
-        except OSError:
-            # Deleted, or below a directory this user may not search: the program stays in it.
-            if here >= 0:
-                os.fchdir(here)
+        _return_to(path, here)
     except OSError as error:
         raise HostError(
             f"cannot enter box `{fields.get('name', '')}`: {error.strerror}",
@@ -283,3 +273,27 @@ def enter(fields: dict[str, str], fds: list[int]) -> None:
     finally:
         for fd in fds:
             os.close(fd)
+
+
+def _where_we_stand() -> tuple[int, str]:
+    """The working directory's descriptor (-1: it may not be searched) and path ("": it is gone)."""
+    try:
+        here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        here = -1
+    try:
+        return here, os.getcwd()
+    except OSError:
+        return here, ""
+
+
+def _return_to(path: str, here: int) -> None:
+    """Stand in that directory again. Raises OSError when that cannot be: a program that began
+    elsewhere would read and write elsewhere."""
+    try:
+        os.chdir(path)
+    except OSError:
+        if here < 0:
+            raise
+        # Deleted, or below a directory this user may not search: the program stays in it.
+        os.fchdir(here)

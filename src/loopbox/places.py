@@ -18,6 +18,11 @@ from loopbox.errors import KeeperError
 
 _PRIVATE = 0o700
 
+RUNTIME_ENTRIES = ("boxes", "files", "labs", "keeper.lock", "keeper.sock", "start.lock")
+"""What loopbox makes in the runtime directory."""
+STATE_ENTRIES = ("keeper.log", "names.json")
+"""What it makes in the state directory: names, and what names that were turned over begin with."""
+
 
 def runtime_path() -> str:
     """The directory of the control socket and of what lives as long as the machine is up."""

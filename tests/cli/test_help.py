@@ -60,6 +60,25 @@ def test_version(idle: Sandbox) -> None:
     assert f"loopbox {__version__}\n" == idle.ok("--version") == idle.ok("-V")
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("rum -- true", "did you mean: loopbox run"),
+        ("ps", "did you mean: loopbox ls"),
+        ("logs", "did you mean: loopbox up"),
+        ("stop shop", "did you mean: loopbox down"),
+        ("sh -c true", "to run a program in a box: loopbox run -- sh"),
+        ("run --nam shop -- true", "did you mean: --name"),
+        ("exec --zzz shop -- true", "see: loopbox exec --help"),
+    ],
+)
+def test_what_was_meant(idle: Sandbox, words: str, hint: str) -> None:
+    """By the names other tools use, by a program that is there, by what is nearly the same."""
+    done = idle(*words.split())
+
+    assert (2, f"hint: {hint}") == (done.returncode, done.stderr.splitlines()[-1])
+
+
 # --- completion ----------------------------------------------------------------------------------
 
 
@@ -195,3 +214,18 @@ def test_from_a_directory_that_is_gone(sandbox: Sandbox, tmp_path: Path) -> None
     assert '"boxes"' in said.stdout
     assert "Traceback" not in said.stderr
     assert "fault of loopbox" not in said.stderr
+
+
+@pytest.mark.parametrize("words", [("--json", "ls"), ("--help",), ("classify", "127.0.0.1")])
+def test_full_disk_behind_stdout_is_told(idle: Sandbox, words: tuple[str, ...]) -> None:
+    """It is the disk's fault and not ours."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [COMMAND, *words], env=idle.env, cwd=idle.project, stdin=subprocess.DEVNULL,
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+
+    assert (1, "loopbox: cannot write the output: No space left on device\n") == (
+        done.returncode,
+        done.stderr,
+    )

@@ -214,6 +214,12 @@ def test_url_and_address(shop: Sandbox) -> None:
     assert sorted(documents(shop, "url", "shop")["urls"]) == urls
     assert shop.ok("url", "shop", "8080") == "http://shop.localhost:8080\n"
     assert documents(shop, "url", "8080") == {"urls": ["http://shop.localhost:8080"]}
+    address = shop.ok("address", "shop").strip()
+    assert [shop.ok("url", "shop", port).strip() for port in ("5432", "5353", "9092")] == [
+        f"postgresql://{address}:5432",
+        f"{address}:5353",
+        f"{address}:9092",
+    ]
     assert documents(shop, "address") == {"address": shop.ok("address", "shop").strip()}
     assert is_box_address(shop.ok("address").strip())
 
@@ -256,6 +262,20 @@ def test_keeper_and_uninstall(sandbox: Sandbox) -> None:
     assert documents(sandbox, "ls") == {"boxes": []}
 
 
+def test_uninstall_leaves_what_is_not_ours(sandbox: Sandbox) -> None:
+    """A variable that leads to a directory with other things in it costs none of them."""
+    precious = sandbox.root / "state/loopbox/src/main.py"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("mine")
+    sandbox.ok("run", "--", "true")
+    removed = json.loads(sandbox.ok("uninstall", "--json"))
+
+    assert ["src"] == [path.name for path in (sandbox.root / "state/loopbox").iterdir()]
+    assert "mine" == precious.read_text()
+    assert [str(precious.parent)] == removed["left"]
+    assert not (sandbox.runtime / "loopbox").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "status", "code"),
     [
@@ -274,6 +294,12 @@ def test_keeper_and_uninstall(sandbox: Sandbox) -> None:
         (("run",), 2, "usage"),
         (("exec",), 2, "usage"),
         (("exec", "nowhere", "--", "true"), 125, "no-box"),
+        (("run", "--", "no-such-program"), 127, "command-not-found"),
+        (("run", "--", "/etc/passwd"), 126, "not-executable"),
+        (("curl", "shp", "-sS", "localhost:3000"), 1, "no-box"),
+        (("curl", "fix-ui.shp", "localhost:3000"), 1, "no-box"),
+        (("curl", "--box", "nowhere", "localhost:3000"), 1, "no-box"),
+        (("curl", "--box"), 2, "usage"),
         (("completion", "tcsh"), 2, "usage"),
         (("help", "nope"), 2, "usage"),
         (("wait", "shop", "x"), 2, "usage"),

@@ -1,7 +1,9 @@
 """The rootless part of the suite, run again as a plain user that this test makes.
 
 A separate process with real credentials of a plain user, in a network namespace that belongs to
-the machine (as on a real host, and not to the user), is the only honest test of "rootless".
+the machine (as on a real host, and not to the user), is the only honest test of "rootless". It
+begins with the run as root (conftest.py) and goes on beside it, in network, process and mount
+namespaces of its own, so that neither meets what the other starts; this test waits for its end.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,29 @@ pytestmark = [pytest.mark.system, pytest.mark.root]
 
 _USER = "loopbox-test"
 _TREE = Path(__file__).resolve().parents[2]
+_APART = (
+    *("unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"),
+    *("sh", "-c", 'ip link set lo up && exec "$@"', "sh"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The other run while it goes on."""
+
+    base: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def log(self) -> Path:
+        """Where it writes what it says."""
+        return self.base / "log"
+
+    def end(self) -> None:
+        """End it, if it has not, with all it started (the kernel ends a process namespace)."""
+        self.process.kill()
+        self.process.wait()
+        shutil.rmtree(self.base, ignore_errors=True)
 
 
 def _plain_user() -> pwd.struct_passwd:
@@ -30,10 +56,10 @@ def _plain_user() -> pwd.struct_passwd:
         return pwd.getpwnam(_USER)
 
 
-def test_rootless_part_as_a_plain_user(request: pytest.FixtureRequest) -> None:
-    """Every test that needs no root passes for a plain user too."""
+def begin() -> Run:
+    """Start the other run."""
     user = _plain_user()
-    as_user = ["setpriv", "--reuid", _USER, "--regid", str(user.pw_gid), "--init-groups"]
+    as_user = ("setpriv", "--reuid", _USER, "--regid", str(user.pw_gid), "--init-groups")
     readable = subprocess.run(
         [*as_user, sys.executable, "-c", "import loopbox.client, harness"],
         env={"PYTHONPATH": str(_TREE / "tests"), "PATH": os.environ["PATH"]},
@@ -48,30 +74,41 @@ def test_rootless_part_as_a_plain_user(request: pytest.FixtureRequest) -> None:
     )
     # Not below pytest's own folder: another run of root's may clear that away meanwhile.
     base = Path(tempfile.mkdtemp(prefix="loopbox-plain-", dir="/tmp"))
-    request.addfinalizer(lambda: shutil.rmtree(base, ignore_errors=True))
     os.chown(base, user.pw_uid, user.pw_gid)
+    command = [
+        *_APART,
+        *as_user,
+        *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rs", f"--basetemp={base}/t"),
+        # tests/contract makes namespaces itself, and runs itself again in a user namespace.
+        *("tests/system", "tests/cli"),
+    ]
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": user.pw_dir,
+        "USER": _USER,
+        "LANG": "C.UTF-8",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HYPOTHESIS_STORAGE_DIRECTORY": str(base / "hypothesis"),
+        **({"CI": os.environ["CI"]} if "CI" in os.environ else {}),
+    }
+    with open(base / "log", "wb") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=_TREE,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    return Run(base, process)
 
-    done = subprocess.run(
-        [
-            *as_user,
-            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rs"),
-            f"--basetemp={base}/t",
-            # tests/contract makes namespaces itself, and runs itself again in a user namespace.
-            *("tests/system", "tests/cli"),
-        ],
-        cwd=_TREE,
-        env={
-            "PATH": os.environ["PATH"],
-            "HOME": user.pw_dir,
-            "USER": _USER,
-            "LANG": "C.UTF-8",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "HYPOTHESIS_STORAGE_DIRECTORY": str(base / "hypothesis"),
-            **({"CI": os.environ["CI"]} if "CI" in os.environ else {}),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    sys.stdout.write(done.stdout)
-    assert done.returncode == 0, done.stdout[-20000:] + done.stderr[-5000:]
+
+def test_rootless_part_as_a_plain_user(request: pytest.FixtureRequest) -> None:
+    """Every test that needs no root passes for a plain user too."""
+    run: Run = getattr(request.config, "plain_run", None) or begin()
+    request.addfinalizer(run.end)
+    status = run.process.wait()
+    said = run.log.read_text(errors="replace")
+    sys.stdout.write(said)
+
+    assert status == 0, said[-20000:]

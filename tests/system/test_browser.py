@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from frontworld import Copies, curl, need, two_copies
 
-from harness import Sandbox, until
+from harness import Sandbox, own_files, until
 
 pytestmark = pytest.mark.system
 
@@ -112,7 +112,7 @@ def test_firefox_inside_a_box(copies: Copies, tmp_path: Path) -> None:
 
 def test_browser_without_a_url_opens_the_first_web_port(copies: Copies) -> None:
     """It says on stderr where it goes, prints only the page, and leaves no profile behind."""
-    before = set(Path(tempfile.gettempdir()).glob("loopbox-browser-*"))
+    before = own_files(f"{tempfile.gettempdir()}/loopbox-browser-*")
     done = copies.sandbox(
         "browser", "shop", "--headless", "--", "--dump-dom", "--disable-dev-shm-usage"
     )
@@ -120,7 +120,7 @@ def test_browser_without_a_url_opens_the_first_web_port(copies: Copies) -> None:
     assert done.returncode == 0
     assert "shop" in done.stdout
     assert "chromium inside shop: http://localhost:8000" in done.stderr
-    assert before == set(Path(tempfile.gettempdir()).glob("loopbox-browser-*"))
+    assert before == own_files(f"{tempfile.gettempdir()}/loopbox-browser-*")
 
 
 def test_a_missing_browser_names_the_package(copies: Copies, tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ import importlib.util
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from harness import Sandbox, traces, until
+from harness import Sandbox, own_files, traces, until
 
 pytestmark = pytest.mark.system
 
@@ -48,9 +49,35 @@ def test_both_copies_serve_their_own_data(sandbox: Sandbox) -> None:
         assert seen >= 8
 
 
+@pytest.mark.parametrize(
+    ("address", "status", "said"),
+    [
+        ("127.0.0.1", 0, "shop is not served by name: 127.0.0.1:3000 is in use on the host"),
+        ("0.0.0.0", 1, "demo: the host does not reach shop: 127."),
+    ],
+    ids=["its address is free", "nothing is free"],
+)
+def test_somebody_else_holds_the_port(
+    sandbox: Sandbox, address: str, status: int, said: str
+) -> None:
+    """Without the name the address serves, and is checked; without either it says who is there."""
+    with socket.create_server((address, 3000)):
+        done = subprocess.run(
+            [sys.executable, DEMO, "--check"],
+            env=sandbox.env,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    assert (status, True) == (done.returncode, said in done.stdout + done.stderr), done
+    assert "FAIL" not in done.stdout
+
+
 def test_ctrl_c_leaves_nothing(sandbox: Sandbox) -> None:
     """After Ctrl-C no process, namespace, mount, listener or folder of the demo is left."""
-    before = traces(), set(glob.glob("/tmp/loopbox-demo-*"))
+    before = traces(), own_files("/tmp/loopbox-demo-*")
     process = subprocess.Popen(
         [sys.executable, DEMO], env=sandbox.env, stdout=subprocess.PIPE, text=True
     )
@@ -66,6 +93,6 @@ def test_ctrl_c_leaves_nothing(sandbox: Sandbox) -> None:
 
     assert (process.wait(30), rest) == (0, "\nEnded; nothing is left.\n")
     until(
-        lambda: (traces(), set(glob.glob("/tmp/loopbox-demo-*"))) == before,
+        lambda: (traces(), own_files("/tmp/loopbox-demo-*")) == before,
         what="the host as it was before",
     )

@@ -429,6 +429,25 @@ def test_directory_below_one_that_may_not_be_searched(sandbox: Sandbox) -> None:
     assert (0, "made\n") == (done.returncode, done.stdout), done.stderr
 
 
+def test_directory_that_may_not_be_searched(sandbox: Sandbox) -> None:
+    """A program starts there or not at all: elsewhere it would read and write elsewhere."""
+    closed = sandbox.root / "closed"
+    closed.mkdir()
+    script = f'chmod 0 .; "{COMMAND}" run -- readlink /proc/self/cwd'
+    done = subprocess.run(
+        ["sh", "-c", script],
+        cwd=closed,
+        env=sandbox.env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    closed.chmod(0o700)
+
+    assert done.stdout in (f"{closed}\n", ""), done
+    assert (done.returncode == 0) == (done.stdout != "")
+
+
 def test_command_lines_with_escapes_are_shown_harmlessly(sandbox: Sandbox) -> None:
     """What a program calls itself cannot steer the terminal of who looks."""
     evil = "\x1b[2J\x1b]0;owned\x07\nfake  box\r\u202e"

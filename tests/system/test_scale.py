@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,9 @@ from loopbox.wire.control import PROTOCOL, build, feed
 pytestmark = pytest.mark.system
 
 _BOXES = 50
+_BACK = 1.0
+"""Seconds within which all names are back, counted from the next command."""
+_TURNS = 4
 
 # An echo server, and a client of it inside the same box that never stops talking to it. Either
 # writes a word to the file if its connection ever breaks.
@@ -77,6 +81,22 @@ def _count(path: Path) -> int:
     return int(text) if text else 0
 
 
+def _kill_and_come_back(sandbox: Sandbox, names: list[str], load: Sequence[socket.socket]) -> float:
+    """Seconds from the first command after the keeper's death until every name answers."""
+    keeper = sandbox.keeper_pid()
+    assert keeper is not None
+    os.kill(keeper, signal.SIGKILL)
+    for connection in load:
+        connection.close()
+    until(lambda: not Path(f"/proc/{keeper}/ns/net").exists(), what="the keeper's death")
+    began = time.monotonic()
+    sandbox.ok("ls")
+    back = [_echo_by_name(name) for name in names]
+    seconds = time.monotonic() - began
+    assert [True] * len(names) == back
+    return seconds
+
+
 def test_killed_keeper_with_fifty_boxes_under_load(sandbox: Sandbox) -> None:
     """Programs and their own connections never notice; names are back with the next command."""
     words = (sys.executable, "-I", "-S", "-c", _ECHO)
@@ -91,24 +111,14 @@ def test_killed_keeper_with_fifty_boxes_under_load(sandbox: Sandbox) -> None:
         head = f"GET / HTTP/1.1\r\nHost: {name}.localhost\r\n\r\n".encode()
         connection.sendall(head + b"x" * 200_000)
     before = sandbox.json("ls")["boxes"]
-    keeper = sandbox.keeper_pid()
-    assert keeper is not None
-
-    os.kill(keeper, signal.SIGKILL)
-    for connection in load:
-        connection.close()
-    until(lambda: not Path(f"/proc/{keeper}/ns/net").exists(), what="the keeper's death")
     counts = [_count(sandbox.root / f"count{n}") for n in range(_BOXES)]
-    began = time.monotonic()
-    sandbox.ok("ls")
-    answered = time.monotonic()
-    back = [_echo_by_name(name) for name in names]
-    ready = time.monotonic()
-    print(
-        f"the next command took {answered - began:.2f} s, then all names {ready - answered:.2f} s"
-    )
 
-    assert [True] * _BOXES == back
+    # Whoever else uses the machine can make one turn slow, and never one fast.
+    seconds = [_kill_and_come_back(sandbox, names, load)]
+    while min(seconds) >= _BACK and len(seconds) < _TURNS:
+        seconds.append(_kill_and_come_back(sandbox, names, []))
+
+    assert min(seconds) < _BACK, f"seconds until all names were back: {seconds}"
     assert [None] * _BOXES == [program.poll() for program in programs]
     until(
         lambda: all(_count(sandbox.root / f"count{n}") > counts[n] + 3 for n in range(_BOXES)),
@@ -155,10 +165,12 @@ def test_many_boxes_cost_little_and_leave_nothing(sandbox: Sandbox) -> None:
     _ask(sandbox, verb="down", all="1")
     descriptors, memory = descriptors_of(keeper), _resident(keeper)
     made = _ask(sandbox, verb="make", names=",".join(f"m{n}" for n in range(200)))
+    # Now, not after `ls`: its document of 200 boxes is no box's.
+    grown = _resident(keeper) - memory
 
     assert 200 == len(json.loads(made["json"])["made"])
     assert len({box["address"] for box in sandbox.json("ls")["boxes"]}) == 200
-    assert (_resident(keeper) - memory) / 200 < 8
+    assert grown / 200 < 8
     assert (descriptors_of(keeper) - descriptors) / 200 <= 8
     _ask(sandbox, verb="down", all="1")
     until(lambda: descriptors_of(keeper) <= descriptors, what="the descriptors being given back")

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import tempfile
@@ -23,7 +24,7 @@ from typing import Any
 import pytest
 from frontworld import curl, need
 
-from harness import Sandbox, traces, until
+from harness import Sandbox, own_processes, traces, until
 
 pytestmark = pytest.mark.system
 
@@ -218,11 +219,14 @@ def host() -> dict[str, object]:
 
 
 def _count(program: str) -> int:
-    """This user's processes of that name that the test began, here or in a box of its own."""
-    done = subprocess.run(
-        ["pgrep", "-cf", f"{program}.*loopbox-stack-"], capture_output=True, text=True, check=False
-    )
-    return int(done.stdout)
+    """Processes of that name that the test began, here or in a box of its own."""
+    lines = []
+    for pid in own_processes():
+        try:
+            lines.append(Path(f"/proc/{pid}/cmdline").read_text(errors="replace"))
+        except OSError:
+            continue
+    return len([line for line in lines if re.search(f"{program}.*loopbox-stack-", line)])
 
 
 def answer(text: str) -> dict[str, Any]:

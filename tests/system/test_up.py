@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -138,6 +139,33 @@ def test_services_start_in_order_and_end_together(sandbox: Sandbox) -> None:
         "redis",
         "web",
     ]
+
+
+@pytest.mark.usefixtures("project")
+def test_json_is_one_object_a_line(sandbox: Sandbox) -> None:
+    """A program can follow: what services say, when they are ready and how they end; an error."""
+    write(
+        sandbox.project,
+        f"""
+[services.web]
+run = "exec {PYTHON} serve.py web 3000"
+ready = 3000
+[services.job]
+run = "echo fails; exit 3"
+after = ["web"]
+""",
+    )
+    done = sandbox("--json", "up")
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+
+    assert 1 == done.returncode
+    assert [
+        ("line", "web", "web starts in shop"),
+        ("line", "web", "web serves shop None"),
+        ("ready", "web", 3000),
+    ] == [(one["event"], one["service"], one.get("text", one.get("port"))) for one in told[:3]]
+    assert {"event": "ended", "box": "shop", "service": "job", "status": 3} in told
+    assert "cannot go on: service `job` failed" == told[-1]["error"]["message"]
 
 
 @pytest.mark.usefixtures("project")
@@ -364,6 +392,7 @@ ready = 3000
         ("[services.web]\nrun = 'x'\nafter = ['db']", "names no service: `db`"),
         ("[services.web]\nrun = 'x'\nport = 3", "line 3"),
         ("[services.web\n", "line 1"),
+        ("[services.web]\nrun = 'x'\ncwd = 'nowhere'", "nowhere` is no directory"),
     ],
 )
 def test_mistakes_in_the_file(sandbox: Sandbox, text: str | None, said: str) -> None:

@@ -212,6 +212,22 @@ def test_urls(port: int, expected: str | None) -> None:
     assert expected == doors.url_for("shop", port)
 
 
+@pytest.mark.parametrize(
+    ("port", "expected"),
+    [
+        (3000, "http://shop.localhost:3000"),
+        (443, "https://shop.localhost"),
+        (6379, "redis://127.64.0.9:6379"),
+        (5432, "postgresql://127.64.0.9:5432"),
+        (26379, "127.64.0.9:26379"),
+        (25, "127.64.0.9:25"),
+    ],
+)
+def test_place_of_a_port(port: int, expected: str) -> None:
+    """By name only what is told apart by name; where clients take no URL, where it is."""
+    assert expected == doors.place_for("shop", port, address=IPv4Address("127.64.0.9"))
+
+
 def test_plain_answer() -> None:
     """A program gets a head that closes the connection, and plain lines."""
     answer = refusals.render(doors.nothing_listens("shop", 3000, ports=[8000, 5432]))

@@ -117,6 +117,7 @@ def test_settings_in_pyproject() -> None:
     [
         ("a = \n", "line 1: invalid value", "correct line 1"),
         ('a = """', "line 1: ", "correct line 1"),
+        ("service.web.run = 'x'", "line 1: `service` is no sett", "did you mean `services`?"),
         ("nmae = 'x'", "line 1: `nmae` is no setting of loopbox", "did you mean `name`?"),
         ("\n\nname = 'Shop'", "line 3: `name` must be lower-case DNS", 'write name = "shop"'),
         ("name = 7", "line 1: `name` must be lower-case DNS", 'write name = "shop"'),

@@ -11,6 +11,7 @@ Example::
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
@@ -20,7 +21,7 @@ import click
 
 from loopbox import __version__
 from loopbox.cli.output import add_global_options, complain
-from loopbox.errors import LoopboxError, UsageError
+from loopbox.errors import HostError, LoopboxError, UsageError
 
 COMMANDS: dict[str, tuple[str, str, str]] = {
     # name: (module, attribute, section)
@@ -54,6 +55,27 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "help": ("loopbox.cli.keeper_commands", "help_", "loopbox itself"),
 }
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+"""What a write to a full or broken stdout ends with."""
+_MEANT = {
+    "attach": "shell",
+    "boxes": "ls",
+    "delete": "down",
+    "enter": "shell",
+    "info": "show",
+    "kill": "down",
+    "list": "ls",
+    "logs": "up",
+    "ps": "ls",
+    "remove": "down",
+    "rm": "down",
+    "ssh": "shell",
+    "start": "up",
+    "status": "show",
+    "stop": "down",
+    "urls": "url",
+}
+"""What other tools call it."""
 _GLOBAL_FLAGS = ("--json", "-q", "--quiet", "-v", "--verbose", "--no-color")
 
 
@@ -88,16 +110,24 @@ class _Commands(click.Group):
         self, context: click.Context, arguments: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if arguments and arguments[0] not in COMMANDS:
-            import difflib  # noqa: PLC0415
-
-            near = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
             raise UsageError(
                 f"cannot run `{arguments[0]}`: there is no such command",
-                hint=f"did you mean: loopbox {near[0]}"
-                if near
-                else f"to run a program in a box: loopbox run -- {arguments[0]}",
+                hint=_hint_for(arguments[0]),
             )
         return super().resolve_command(context, arguments)
+
+
+def _hint_for(word: str) -> str:
+    """What was meant by a command that does not exist."""
+    import difflib  # noqa: PLC0415
+    import shutil  # noqa: PLC0415
+
+    if word in _MEANT:
+        return f"did you mean: loopbox {_MEANT[word]}"
+    near = difflib.get_close_matches(word, COMMANDS, n=1)
+    if near and shutil.which(word) is None:
+        return f"did you mean: loopbox {near[0]}"
+    return f"to run a program in a box: loopbox run -- {word}"
 
 
 @click.group(
@@ -157,6 +187,11 @@ def main(arguments: list[str]) -> int:
     except Exception as error:
         if os.environ.get("LOOPBOX_DEBUG") == "1":
             raise
+        if isinstance(error, OSError) and error.filename is None and error.errno in _FULL:
+            return complain(
+                HostError(f"cannot write the output: {error.strerror}", code="output"),
+                as_json=False,  # that would go the same way
+            )
         return complain(
             LoopboxError(
                 f"cannot finish: {type(error).__name__}: {error}",

@@ -6,6 +6,7 @@ Must never: hold a rule; each command asks, then renders.
 from __future__ import annotations
 
 import os
+from ipaddress import IPv4Address
 from typing import Any
 
 import click
@@ -14,6 +15,7 @@ from loopbox.cli import asking
 from loopbox.cli.output import Output, current_output, printable, table
 from loopbox.errors import BoxError, KeeperError
 from loopbox.places import runtime_path
+from loopbox.rules.doors import place_for
 
 _MOST_NAMED = 12
 _NAME = click.argument("name", required=False, shell_complete=asking.complete_box)
@@ -123,25 +125,46 @@ def show(name: str | None) -> None:
 def url(words: tuple[str, ...]) -> None:
     """Print the URLs of a box, one per line, for scripts.
 
-    Of this directory's box without NAME; of one port with PORT.
+    Of this directory's box without NAME; of one port with PORT, be it a database's.
 
     \b
     curl "$(loopbox url shop 3000)"
+    redis-cli -u "$(loopbox url shop 6379)"
     """
     out = current_output()
     name, port = _name_and_port(words)
     box = asking.box(name)
-    if port is not None:
-        urls = [f"http://{box['name']}.localhost{'' if port == 80 else f':{port}'}"]
-    else:
-        urls = list(dict.fromkeys(found["url"] for found in box["listeners"] if found["url"]))
-    if not urls:
+    urls = _urls(box) if port is None else [_url_of_port(box, port)]
+    out.emit({"urls": urls}, lambda: "\n".join(urls))
+
+
+def _urls(box: dict[str, Any]) -> list[str]:
+    urls = list(dict.fromkeys(found["url"] for found in box["listeners"] if found["url"]))
+    if urls:
+        return urls
+    if box["listeners"]:
+        port = box["listeners"][0]["port"]
         raise BoxError(
-            f"cannot name a URL of box `{box['name']}`: nothing listens in it yet",
-            hint=f"wait for it: loopbox wait {box['name']} 3000",
+            f"cannot name a URL of box `{box['name']}`: nothing in it speaks HTTP",
+            hint=f"where one port is: loopbox url {box['name']} {port}",
             code="no-listener",
         )
-    out.emit({"urls": urls}, lambda: "\n".join(urls))
+    raise BoxError(
+        f"cannot name a URL of box `{box['name']}`: nothing listens in it yet",
+        hint=f"wait for it: loopbox wait {box['name']} 3000",
+        code="no-listener",
+    )
+
+
+def _url_of_port(box: dict[str, Any], port: int) -> str:
+    """By what listens there, which may not be served by name; before it listens, by the port."""
+    there = [found for found in box["listeners"] if found["port"] == port]
+    for found in there:
+        if found["url"]:
+            return str(found["url"])
+    if there and all(found["protocol"] == "udp" for found in there):
+        return f"{box['address']}:{port}"
+    return place_for(box["name"], port, address=IPv4Address(box["address"]))
 
 
 def _name_and_port(words: tuple[str, ...]) -> tuple[str | None, int | None]:

@@ -23,7 +23,7 @@ from loopbox.errors import ConfigError, LoopboxError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing takes 3 ms to import, a quarter of a bare interpreter's start
-    from typing import NoReturn
+    from typing import NoReturn, TextIO
 
 _COMMANDS = ("run", "exec", "shell")
 _GLOBAL_FLAGS = ("--json", "-q", "--quiet", "-v", "--verbose", "--no-color")
@@ -65,10 +65,11 @@ def try_hot_path(arguments: list[str]) -> int | None:
         if _signal.getsignal(_signal.SIGINT) != _signal.SIG_IGN:
             _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
         if os.environ.get("LOOPBOX") == "0":
-            _become(_plain_words(command))
+            _become(_plain_words(command), command)
         _go(command)
     except LoopboxError as error:
-        return _complain(error, command)
+        tell(error, as_json=command.json)
+        return error.exit_status if isinstance(error, (UsageError, ConfigError)) else _FAILED
 
 
 def _read(arguments: list[str], command: _Command) -> bool:
@@ -115,7 +116,7 @@ def _take_value(word: str, arguments: list[str], at: int, command: _Command) -> 
     if option not in _VALUED or command.verb != "run":
         raise UsageError(
             f"cannot read option `{option}` of `loopbox {command.verb}`: there is no such option",
-            hint=f"see: loopbox {command.verb} --help",
+            hint=_near_option(option, command.verb) or f"see: loopbox {command.verb} --help",
         )
     if not equals:
         if at == len(arguments):
@@ -126,6 +127,14 @@ def _take_value(word: str, arguments: list[str], at: int, command: _Command) -> 
         value = f"{command.values[option]},{value}"
     command.values[option] = value
     return at
+
+
+def _near_option(option: str, verb: str) -> str | None:
+    import difflib  # noqa: PLC0415  on the way to an error only
+
+    own = (*_VALUED, *_FLAGS) if verb == "run" else ()
+    near = difflib.get_close_matches(option, (*own, *_GLOBAL_FLAGS, *_HELP), n=1)
+    return f"did you mean: {near[0]}" if near else None
 
 
 def _plain_words(command: _Command) -> list[str]:
@@ -158,7 +167,7 @@ def enter_and_become(name: str, words: list[str]) -> NoReturn:
         fields, fds = keeper.request({"verb": "enter", "name": name})
         client.enter(fields, fds)
     _take_environment(fields, command)
-    _become(words)
+    _become(words, command)
 
 
 def _go(command: _Command) -> NoReturn:
@@ -167,7 +176,7 @@ def _go(command: _Command) -> NoReturn:
         fields, fds = keeper.request(_request(command))
         client.enter(fields, fds)
     _take_environment(fields, command)
-    _become(words)
+    _become(words, command)
 
 
 def _take_environment(fields: dict[str, str], command: _Command) -> None:
@@ -207,7 +216,7 @@ def _request(command: _Command) -> dict[str, str]:
     return fields
 
 
-def _become(words: list[str]) -> NoReturn:
+def _become(words: list[str], command: _Command) -> NoReturn:
     """Replace this process by the program; ends it with 127 or 126 when that cannot be."""
     # Python ignores SIGPIPE and SIGXFSZ, and an ignored signal stays ignored across exec.
     for number in (_signal.SIGPIPE, _signal.SIGXFSZ):
@@ -237,28 +246,36 @@ def _become(words: list[str]) -> NoReturn:
                     cause = "it is a directory"
         except ValueError:
             cause = "an argument holds a NUL character"
-    sys.stderr.write(f"loopbox: cannot run `{printable(program)}`: {cause}\n")
-    sys.stderr.flush()
+    code = "command-not-found" if status == _NOT_FOUND else "not-executable"
+    tell(LoopboxError(f"cannot run `{program}`: {cause}", code=code), as_json=command.json)
     os._exit(status)
 
 
 def _say(text: str, command: _Command) -> None:
     if not command.quiet:
-        sys.stderr.write(f"loopbox: {printable(text)}\n")
-        sys.stderr.flush()
+        _write(sys.stderr, f"loopbox: {printable(text)}\n")
 
 
-def _complain(error: LoopboxError, command: _Command) -> int:
-    if command.json:
+def tell(error: LoopboxError, *, as_json: bool) -> None:
+    """Say an error: its document on stdout, or its words and its hint on stderr."""
+    if as_json:
         import json  # noqa: PLC0415
 
         document = {"code": error.code, "message": error.message, "hint": error.hint}
-        sys.stdout.write(json.dumps({"error": document}) + "\n")
-    else:
-        sys.stderr.write(f"loopbox: {printable(error.message)}\n")
-        if error.hint:
-            sys.stderr.write(f"hint: {printable(error.hint)}\n")
-    return error.exit_status if isinstance(error, (UsageError, ConfigError)) else _FAILED
+        _write(sys.stdout, json.dumps({"error": document}) + "\n")
+        return
+    hint = f"hint: {printable(error.hint)}\n" if error.hint else ""
+    _write(sys.stderr, f"loopbox: {printable(error.message)}\n{hint}")
+
+
+def _write(stream: TextIO | None, text: str) -> None:
+    """To a stream that may be closed, full or read by nobody: then there is no one to tell."""
+    try:
+        if stream is not None:
+            stream.write(text)
+            stream.flush()
+    except OSError:
+        pass
 
 
 def printable(text: str) -> str:

@@ -11,13 +11,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection
 from typing import Any
 
 import click
 
 from loopbox.cli import asking, hot
 from loopbox.cli.output import current_output
-from loopbox.errors import HostError
+from loopbox.errors import BoxError, HostError, UsageError
 from loopbox.rules.doors import web_port
 
 _BROWSERS = {
@@ -48,30 +49,62 @@ user_pref("toolkit.telemetry.reportingpolicy.firstRun", false);
     context_settings={"ignore_unknown_options": True, "help_option_names": []},
     options_metavar="",
 )
-@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[NAME] ARGS...")
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[NAME | --box NAME] ARGS...")
 def curl(words: tuple[str, ...]) -> None:
-    """Run curl inside a box; this directory's when the first word names none.
+    """Run curl inside a box: this directory's, or the one named first.
+
+    A first word without a dot, slash or colon is a box's name, and so is one with dots when a
+    word that is no option follows; a name that is not up is an error and never another box. Write
+    a URL as one (http://intranet/), or name the box with --box, and there is no doubt.
 
     \b
     loopbox curl localhost:3000/health
     loopbox curl fix-ui.shop -sS -d '{}' localhost:3000/orders
+    loopbox curl --box shop -sS http://intranet/
     """
     if words in ((), ("--help",), ("-h",)):
         click.echo(click.get_current_context().get_help())
         return
+    named, rest = split_box(words, up={found["name"] for found in asking.boxes()})
     program = shutil.which("curl")
     if program is None:
         raise HostError("cannot run curl: it is not installed", hint="sudo apt-get install curl")
-    names = {found["name"] for found in asking.boxes()}
-    first = asking.box_name(words[0])
-    if first is not None and first in names:
-        name, rest = first, words[1:]
-    elif words[0].isidentifier() and len(words) > 1:
-        # A bare word before a URL is meant as a box: never answer from another one.
-        raise asking.not_up(first)
-    else:
-        name, rest = asking.box(None)["name"], words
+    try:
+        name = asking.box(named)["name"]
+    except BoxError as error:
+        if named is None or words[0] != named:
+            raise
+        error.hint = f"{error.hint}; if it is a URL: http://{named}/"
+        raise
     hot.enter_and_become(name, [program, *rest])
+
+
+def split_box(words: tuple[str, ...], *, up: Collection[str]) -> tuple[str | None, tuple[str, ...]]:
+    """Which box `loopbox curl WORDS` means (None: this directory's), and what is curl's."""
+    first, rest = words[0], words[1:]
+    if first == "--box":
+        if not rest:
+            raise UsageError("cannot read option `--box`: it needs a value")
+        return rest[0], rest[1:]
+    if first.startswith("--box="):
+        return first.removeprefix("--box="), rest
+    if asking.box_name(first) in up:
+        return first, rest
+    if first.startswith("-") or not rest or not _is_like_a_box(first):
+        return None, words
+    # What may be a misspelt name must not be fetched from another box.
+    is_meant = "." not in first or not rest[0].startswith("-")
+    return (first, rest) if is_meant else (None, words)
+
+
+def _is_like_a_box(word: str) -> bool:
+    """Whether it has a box's name's form, and is no `localhost` and no address."""
+    labels = word.split(".")
+    return (
+        all(label.replace("-", "").replace("_", "").isalnum() for label in labels)
+        and labels[-1].lower() != "localhost"
+        and not labels[-1].isdigit()
+    )
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -99,6 +132,12 @@ def browser(
     """
     box = asking.box(name)
     found_kind, program = _find(kind)
+    if not headless and not any(os.environ.get(one) for one in ("DISPLAY", "WAYLAND_DISPLAY")):
+        raise HostError(
+            "cannot open a browser: there is no display here",
+            hint="without a window: loopbox browser --headless -- --dump-dom",
+            code="no-display",
+        )
     page = url or _first_page(box)
     profile = tempfile.mkdtemp(prefix="loopbox-browser-")
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 
 import click
 from click.shell_completion import get_completion_class
@@ -14,7 +15,7 @@ from click.shell_completion import get_completion_class
 from loopbox.cli import asking
 from loopbox.cli.output import current_output, table
 from loopbox.errors import KeeperError, UsageError
-from loopbox.places import runtime_path, state_path
+from loopbox.places import RUNTIME_ENTRIES, STATE_ENTRIES, runtime_path, state_path
 
 
 @click.group()
@@ -127,19 +128,45 @@ def uninstall() -> None:
     except KeeperError as error:
         if error.code != "no-keeper":
             raise
-    removed = []
-    for path in (runtime_path(), state_path()):
-        if (
-            os.path.isdir(path)
-            and not os.path.islink(path)
-            and os.stat(path).st_uid == os.geteuid()
-        ):
-            shutil.rmtree(path, ignore_errors=True)
-            removed.append(path)
-    out.emit({"boxes": boxes, "removed": removed}, lambda: "")
+    removed, left = [], []
+    for path, entries in ((runtime_path(), RUNTIME_ENTRIES), (state_path(), STATE_ENTRIES)):
+        gone, foreign = _remove_own(path, entries)
+        removed += [path] if gone else []
+        left += foreign
+    out.emit({"boxes": boxes, "removed": removed, "left": left}, lambda: "")
     out.say(
         f"ended {len(boxes)} boxes; removed {', '.join(removed) or 'no files: there were none'}"
     )
+    for path in left:
+        out.say(f"left `{path}`: loopbox did not make it")
+
+
+def _remove_own(path: str, entries: tuple[str, ...]) -> tuple[bool, list[str]]:
+    """Remove what is loopbox's in its directory, and that when nothing else is in it.
+
+    XDG variables may lead to a directory that holds other things. Gives whether it was one of
+    ours, and what was left in it.
+    """
+    try:
+        if os.path.islink(path) or os.stat(path).st_uid != os.geteuid():
+            return False, []
+        found = sorted(os.listdir(path))
+    except OSError:
+        return False, []
+    left = []
+    for name in found:
+        own = name in entries or name.lstrip(".").startswith(tuple(f"{one}." for one in entries))
+        whole = f"{path}/{name}"
+        if not own:
+            left.append(whole)
+        elif os.path.isdir(whole) and not os.path.islink(whole):
+            shutil.rmtree(whole, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                os.unlink(whole)
+    with suppress(OSError):
+        os.rmdir(path)
+    return len(left) < len(found) or not found, left
 
 
 @click.command()

@@ -22,7 +22,7 @@ from typing import Any
 
 import click
 
-from loopbox.cli.hot import printable
+from loopbox.cli.hot import printable, tell
 from loopbox.errors import LoopboxError
 
 __all__ = ["Output", "add_global_options", "complain", "current_output", "printable", "table"]
@@ -125,11 +125,5 @@ def add_global_options(command: click.Command) -> None:
 
 def complain(error: LoopboxError, *, as_json: bool) -> int:
     """Print a user's error and give its exit status."""
-    if as_json:
-        document = {"code": error.code, "message": error.message, "hint": error.hint}
-        click.echo(json.dumps({"error": document}))
-    else:
-        click.echo(f"loopbox: {printable(error.message)}", err=True)
-        if error.hint:
-            click.echo(f"hint: {printable(error.hint)}", err=True)
+    tell(error, as_json=as_json)
     return error.exit_status

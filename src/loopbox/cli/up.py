@@ -12,6 +12,7 @@ Example::
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -65,12 +66,26 @@ class _Stage:
 
     def line(self, service: str, text: str) -> None:
         """One line of a service, side by side with the others'."""
+        if self.out.json:
+            self.report("line", service=service, text=text)
+            return
         color = _COLORS[self.names.index(service) % len(_COLORS)]
         prefix = self.out.style(f"{service:<{self.width}} |", fg=color)
         click.echo(f"{prefix} {printable(text)}")
 
+    def report(self, event: str, **fields: object) -> None:
+        """With `--json`: one object a line, for a program that follows."""
+        if self.out.json:
+            click.echo(json.dumps({"event": event, "box": self.box, **fields}))
+
     async def start(self, name: str, settings: ServiceSettings) -> None:
         """Start a service and wait until it is ready. Raises LoopboxError when it ends first."""
+        directory = self.directory / settings.cwd
+        if not directory.is_dir():
+            raise ConfigError(
+                f"cannot start service `{name}`: `{directory}` is no directory",
+                hint=f"make it, or mend `cwd` of [services.{name}]",
+            )
         environment = {**os.environ, **settings.env, _MARK: name}
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "loopbox", "exec", self.box, "--"),
@@ -78,7 +93,7 @@ class _Stage:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            cwd=self.directory / settings.cwd,
+            cwd=directory,
             env=environment,
             start_new_session=True,
             limit=1 << 20,
@@ -140,7 +155,9 @@ class _Stage:
                     continue
                 status = running.process.returncode
                 await _drain(running.reader)
-                self.line(running.name, f"ended with status {status}")
+                self.report("ended", service=running.name, status=status)
+                if not self.out.json:
+                    self.line(running.name, f"ended with status {status}")
                 if status != 0 and not self.stopping.is_set():
                     self.failed = running.name
                     self.stopping.set()
@@ -227,7 +244,8 @@ def up(file: Path | None, name: str | None, timeout: float) -> int:
     """Make everything in loopbox.toml true and show the services' logs.
 
     Ctrl-C ends the services it started. A second `up` leaves what runs alone. A lab (a file with
-    boxes and links) stays up: end it with `loopbox down`.
+    boxes and links) stays up: end it with `loopbox down`. With --json each line about services is
+    an object with the `event` it tells of: line, ready, running, ended, up.
 
     \b
     loopbox up
@@ -309,12 +327,15 @@ async def _start_all(stage: _Stage, settings: ProjectSettings, reply: dict[str, 
             return
         if service in there:
             stage.out.say(f"{service} runs already")
+            stage.report("running", service=service)
             continue
         await stage.start(service, settings.services[service])
         ready = settings.services[service].ready
         if ready is not None and not stage.stopping.is_set():
             stage.out.say(f"{service} is ready: localhost:{ready} in box {stage.box}")
+            stage.report("ready", service=service, port=ready)
     if not stage.stopping.is_set():
+        stage.report("up", address=reply["address"])
         stage.out.say(f"box {stage.box} is up at {reply['address']}; Ctrl-C ends it")
 
 

@@ -55,6 +55,8 @@ def main(arguments: list[str]) -> int:
     ready_fd = int(arguments[arguments.index("--ready") + 1]) if "--ready" in arguments else -1
     # Whatever the first command's own mask was: what is for others to read is made so (files.py).
     os.umask(0o077)
+    # Until the log is open nothing is logged: on stderr it would come before the starter's word.
+    logging.getLogger().addHandler(logging.NullHandler())
     try:
         _run(ready_fd)
     except LoopboxError as error:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -52,6 +53,8 @@ class PrivateFiles:
         self._boxes: Callable[[], Iterable[HeldBox]] = list
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
+        if directory.is_symlink():  # what boxes leave is removed here, and must be ours
+            raise OSError(errno.ELOOP, "it is a link", str(directory))
         # Never made anew while boxes of an earlier keeper live: their mounts hold these inodes.
         self.shared.mkdir(parents=True, exist_ok=True)
         self._write(self.shared)

@@ -387,7 +387,8 @@ class Life:
             undo.pop_all()
         if not any(self.census.admit(box, pid) for pid in pids):
             self.census.doubt(box)
-        self._records.save(box)
+        if Record.parse(box.record()) != record:
+            self._records.save(box)
         await self.look(box)
         log.info("took box %s over from an earlier keeper", box.name)
 

@@ -19,6 +19,7 @@ import functools
 import json
 import logging
 import os
+import stat
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,15 @@ def write_whole(path: Path, text: str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _read_whole(path: Path) -> str:
+    """The text of a file of ours. Raises OSError, also for what is no file: a FIFO would block."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with open(fd, encoding="utf-8") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return file.read()
 
 
 def _pool_address(text: str) -> IPv4Address:
@@ -123,7 +133,7 @@ class Records:
                 path.unlink(missing_ok=True)
                 continue
             try:
-                document = json.loads(path.read_text(encoding="utf-8"))
+                document = json.loads(_read_whole(path))
                 if document["boot"] != _boot():
                     # A runtime directory on disk (/tmp may be): the numbers are others' by now.
                     document |= {"inode": 0, "cookie": 0, "mounts": 0}
@@ -181,7 +191,7 @@ class Records:
 
     def _load_names(self) -> None:
         try:
-            document: Any = json.loads(self._names_file.read_text(encoding="utf-8"))
+            document: Any = json.loads(_read_whole(self._names_file))
             self._names = {
                 str(name): {
                     "directory": str(entry["directory"]),

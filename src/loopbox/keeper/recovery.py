@@ -22,6 +22,7 @@ from loopbox.keeper.holding import Record
 from loopbox.keeper.lifecycle import Life
 from loopbox.keeper.records import Records
 from loopbox.keeper.roam import Roamer
+from loopbox.kernel import nft
 from loopbox.kernel.making import Wish
 from loopbox.kernel.namespaces import (
     Namespaces,
@@ -64,6 +65,8 @@ async def recover(life: Life, records: Records, roamer: Roamer) -> None:
     """Take over the boxes that live, make the kept ones anew, forget the rest."""
     found = records.all()
     alive = members({record.inode for record in found if record.inode})
+    if any(alive.values()):
+        await roamer.inside(roamer.parking, nft.learn)
 
     async def take(record: Record) -> None:
         pids = alive.get(record.inode, [])

@@ -30,8 +30,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from loopbox.keeper import relay_python
-
 log = logging.getLogger(__name__)
 
 _TARGET = struct.Struct(
@@ -307,4 +305,8 @@ def make_relay(*, home_netns_fd: int, diag_fd: int, pure: bool = False) -> Relay
     make = None
     if not pure and os.environ.get("LOOPBOX_RELAY") != "python":
         make = compiled_core()
-    return CoreRelay((make or relay_python.Core)(home_netns_fd, diag_fd))
+    if make is None:
+        from loopbox.keeper import relay_python  # noqa: PLC0415  8 ms that most need not pay
+
+        make = relay_python.Core
+    return CoreRelay(make(home_netns_fd, diag_fd))

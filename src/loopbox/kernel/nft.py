@@ -257,8 +257,22 @@ _standing: dict[bool, list[tuple[bytes, bytes]]] = {}
 
 To replace a table costs 20 ms, and so does being refused because it is there (the kernel waits
 until nobody reads the old one). A keeper that follows a dead one meets a table in every box that
-lives: the first is replaced and read back, and the others that say the same are left alone.
+lives: one that says what ours would say is left alone. What that is, `learn` finds out first, or
+the first replacement.
 """
+
+
+def learn() -> None:
+    """Find out how this kernel words our rules, in a namespace of the keeper's own.
+
+    There nothing stands in the way, so it costs a fortieth of a replacement. A kernel that lacks a
+    part is not the asker's trouble: `install` will say so for each box.
+    """
+    try:
+        _send(*_prepared(with_way_out=True, replace=False))
+        _standing[True] = _read_rules()
+    except KernelError:
+        return
 
 
 def _read_rules() -> list[tuple[bytes, bytes]]:

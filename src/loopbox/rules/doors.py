@@ -94,6 +94,22 @@ OTHER_PROTOCOLS: Final[Mapping[int, str]] = {
 }
 """Ports on which something else than HTTP is spoken nearly everywhere."""
 
+_SCHEMES: Final[Mapping[int, str]] = {
+    22: "ssh",
+    389: "ldap",
+    3306: "mysql",
+    4222: "nats",
+    5432: "postgresql",
+    5433: "postgresql",
+    5672: "amqp",
+    6379: "redis",
+    6380: "redis",
+    6432: "postgresql",
+    7687: "bolt",
+    27017: "mongodb",
+}
+"""Those of them whose clients take a URL."""
+
 TLS_PORTS: Final = frozenset({443, 8443, 9443})
 
 
@@ -245,6 +261,16 @@ def url_for(name: str, port: int, *, address: IPv4Address | None = None) -> str 
     scheme = "https" if port in TLS_PORTS else "http"
     number = "" if (scheme, port) in (("http", 80), ("https", 443)) else f":{port}"
     return f"{scheme}://{address or name + ENDING}{number}"
+
+
+def place_for(name: str, port: int, *, address: IPv4Address) -> str:
+    """What a client of this port is given: a URL, or where none is usual `127.x.y.z:port`.
+
+    What is not HTTP cannot be told apart by name at the shared door: it is given the address.
+    """
+    if port in _SCHEMES:
+        return f"{_SCHEMES[port]}://{address}:{port}"
+    return url_for(name, port) or f"{address}:{port}"
 
 
 # --- refusals -----------------------------------------------------------------------------------

@@ -112,6 +112,7 @@ class Table:
 
     def table(self, key: str) -> Table | None:
         """The table below the key, None when the key is not there."""
+        self.asked.add(key)
         return self.child(key) if key in self.raw else None
 
     def child(self, key: str) -> Table:
