@@ -39,7 +39,7 @@
 enum { NET, MNT, TCP, UDP, LOG, HELD };
 
 struct plan {
-    int template_mnt, port, udp_buffer, backlog;
+    int template_mnt, network, port, udp_buffer, backlog;
     Py_buffer ping, nft, routes4, routes6, log;
 };
 
@@ -187,7 +187,8 @@ open_log(const Py_buffer *bind_request)
 static int
 make(const struct plan *plan, int held[HELD], uint64_t *cookie)
 {
-    if (unshare(CLONE_NEWNET) || raise_lo(cookie))
+    int entered = plan->network < 0 ? unshare(CLONE_NEWNET) : setns(plan->network, CLONE_NEWNET);
+    if (entered || raise_lo(cookie))
         return -1;
     if ((held[NET] = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC)) < 0)
         return -1;
@@ -197,6 +198,8 @@ make(const struct plan *plan, int held[HELD], uint64_t *cookie)
         return -1;
     if ((held[MNT] = open("/proc/thread-self/ns/mnt", O_RDONLY | O_CLOEXEC)) < 0)
         return -1;
+    if (plan->port == 0) /* sealed: a guard and no way out */
+        return request_on_new(NETLINK_NETFILTER, &plan->nft, NULL);
     if ((held[TCP] = transparent(SOCK_STREAM, plan)) < 0)
         return -1;
     if ((held[UDP] = transparent(SOCK_DGRAM, plan)) < 0)
@@ -215,9 +218,9 @@ loopbox_make_box(PyObject *self, PyObject *args)
     int held[HELD] = {-1, -1, -1, -1, -1};
     uint64_t cookie = 0;
     (void)self;
-    if (!PyArg_ParseTuple(args, "iiiiy*y*y*y*y*:make_box", &plan.template_mnt, &plan.port,
-                          &plan.udp_buffer, &plan.backlog, &plan.ping, &plan.log, &plan.nft,
-                          &plan.routes4, &plan.routes6))
+    if (!PyArg_ParseTuple(args, "iiiiiy*y*y*y*y*:make_box", &plan.template_mnt,
+                          &plan.network, &plan.port, &plan.udp_buffer, &plan.backlog, &plan.ping,
+                          &plan.log, &plan.nft, &plan.routes4, &plan.routes6))
         return NULL;
     int result, saved;
     Py_BEGIN_ALLOW_THREADS

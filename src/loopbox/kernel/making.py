@@ -67,11 +67,9 @@ def make_box(template: int, *, group: int, ipv6: bool, wish: Wish = ORDINARY) ->
     A kernel that lacks part of the way out gives a box without one, and the reason. Raises
     OSError when there can be no box at all; nothing is left then.
     """
-    if wish != ORDINARY:
-        return _make_in_steps(template, group=group, ipv6=ipv6, wish=wish)
     if syscalls.COMPILED:
         try:
-            return _make_at_once(template, group=group, ipv6=ipv6)
+            return _make_at_once(template, group=group, ipv6=ipv6, wish=wish)
         except OSError:
             pass  # the slow way finds out which step it was, and what can be had without it
     return _make_in_steps(template, group=group, ipv6=ipv6, wish=wish)
@@ -87,10 +85,20 @@ def equip_anew(*, sealed: bool) -> tuple[WayOutSockets | None, str | None]:
         return None, f"no way out: {error.message}"
 
 
-def _make_at_once(template: int, *, group: int, ipv6: bool) -> MadeBox:
+def _make_at_once(template: int, *, group: int, ipv6: bool, wish: Wish) -> MadeBox:
+    batches = _sealing() if wish.sealed else _batches(ipv6=ipv6)
     net, mnt, tcp, udp, log, cookie = syscalls.make_box(
-        template, nft.WAY_OUT_PORT, UDP_BUFFER, BACKLOG, ping_range(group), *_batches(ipv6=ipv6)
+        template,
+        -1 if wish.network is None else wish.network,
+        0 if wish.sealed else nft.WAY_OUT_PORT,
+        UDP_BUFFER,
+        BACKLOG,
+        ping_range(group),
+        *batches,
     )
+    namespaces = Namespaces(net, mnt, inode_of(net), cookie)
+    if wish.sealed:
+        return MadeBox(namespaces, None, None)
     # Family and type are given so that Python need not ask the kernel for them, twice a socket.
     sockets = WayOutSockets(
         socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, tcp),
@@ -101,7 +109,7 @@ def _make_at_once(template: int, *, group: int, ipv6: bool) -> MadeBox:
     for one in (sockets.tcp, sockets.udp, sockets.log):
         if one is not None:
             one.setblocking(False)
-    return MadeBox(Namespaces(net, mnt, inode_of(net), cookie), sockets, None)
+    return MadeBox(namespaces, sockets, None)
 
 
 def _make_in_steps(template: int, *, group: int, ipv6: bool, wish: Wish) -> MadeBox:
@@ -122,7 +130,13 @@ def _make_in_steps(template: int, *, group: int, ipv6: bool, wish: Wish) -> Made
 def _batches(*, ipv6: bool) -> tuple[bytes, bytes, bytes, bytes]:
     """The ready-made requests: NFLOG, nftables, routes of IPv4 and of IPv6."""
     requests4, requests6 = way_out_requests(ipv6=ipv6)
-    return build_log_request(), nft.fresh_batch(), _join(requests4), _join(requests6)
+    batch = nft.fresh_batch(with_way_out=True)
+    return build_log_request(), batch, _join(requests4), _join(requests6)
+
+
+def _sealing() -> tuple[bytes, bytes, bytes, bytes]:
+    """As `_batches`, for a box without a way out."""
+    return b"", nft.fresh_batch(with_way_out=False), b"", b""
 
 
 def _join(requests: tuple[Request, ...]) -> bytes:

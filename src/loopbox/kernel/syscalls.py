@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
     def make_box(  # noqa: PLR0917  (a C function: positional by nature)
         template: int,
+        network: int,
         port: int,
         udp_buffer: int,
         backlog: int,
