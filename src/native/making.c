@@ -27,6 +27,7 @@
 #endif
 
 struct plan {
+    int network; /* a fresh one to take, or -1 to make one */
     Py_buffer nft, routes4, routes6;
 };
 
@@ -93,12 +94,15 @@ request_on_new(int protocol, const Py_buffer *first, const Py_buffer *second)
 static int
 make(const struct plan *plan, int *net, uint64_t *cookie)
 {
-    if (unshare(CLONE_NEWNET) || raise_lo(cookie))
+    int entered = plan->network < 0 ? unshare(CLONE_NEWNET) : setns(plan->network, CLONE_NEWNET);
+    if (entered || raise_lo(cookie))
         return -1;
     if ((*net = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC)) < 0)
         return -1;
     if (request_on_new(NETLINK_NETFILTER, &plan->nft, NULL))
         return -1;
+    if (!plan->routes4.len) /* sealed: a guard and no way out */
+        return 0;
     return request_on_new(NETLINK_ROUTE, &plan->routes4, &plan->routes6);
 }
 
@@ -109,7 +113,8 @@ loopbox_make_box(PyObject *self, PyObject *args)
     int net = -1;
     uint64_t cookie = 0;
     (void)self;
-    if (!PyArg_ParseTuple(args, "y*y*y*:make_box", &plan.nft, &plan.routes4, &plan.routes6))
+    if (!PyArg_ParseTuple(args, "iy*y*y*:make_box", &plan.network, &plan.nft, &plan.routes4,
+                          &plan.routes6))
         return NULL;
     int result, saved;
     Py_BEGIN_ALLOW_THREADS

@@ -66,13 +66,11 @@ def make_box(*, group: int, ipv6: bool, wish: Wish = ORDINARY) -> MadeBox:
     A kernel that lacks part of the way out gives a box without one, and the reason. Raises
     OSError when there can be no box at all; nothing is left then.
     """
-    if wish == ORDINARY and syscalls.COMPILED:
+    if syscalls.COMPILED:
         try:
-            net, cookie = syscalls.make_box(*_batches(ipv6=ipv6))
+            return _make_at_once(group=group, ipv6=ipv6, wish=wish)
         except OSError:
             pass  # the slow way finds out which step it was, and what can be had without it
-        else:
-            return MadeBox(Namespaces(net, -1, inode_of(net), cookie), True, ipv6)
     return _make_in_steps(group=group, ipv6=ipv6, wish=wish)
 
 
@@ -125,12 +123,28 @@ def equip_anew(*, sealed: bool) -> tuple[WayOutSockets | None, str | None]:
         return None, f"no way out: {error.message}"
 
 
+def _make_at_once(*, group: int, ipv6: bool, wish: Wish) -> MadeBox:
+    net, cookie = syscalls.make_box(
+        -1 if wish.network is None else wish.network,
+        *(_sealing() if wish.sealed else _batches(ipv6=ipv6)),
+    )
+    namespaces = Namespaces(net, -1, inode_of(net), cookie)
+    if not wish.sealed:
+        return MadeBox(namespaces, True, ipv6)
+    try:
+        tune(group)  # links come soon, and programs by other ways than through the keeper
+    except BaseException:
+        namespaces.close()
+        raise
+    return MadeBox(namespaces, False)
+
+
 def _make_in_steps(*, group: int, ipv6: bool, wish: Wish) -> MadeBox:
     net, cookie = make_network(wish.network)
     namespaces = Namespaces(net, -1, inode_of(net), cookie)
     try:
         if wish.sealed:
-            tune(group)  # links come soon, and programs by other ways than through the keeper
+            tune(group)
             nft.install(with_way_out=False)
             return MadeBox(namespaces, False)
         return MadeBox(namespaces, True, lay_way_out(ipv6=ipv6))
@@ -145,7 +159,12 @@ def _make_in_steps(*, group: int, ipv6: bool, wish: Wish) -> MadeBox:
 def _batches(*, ipv6: bool) -> tuple[bytes, bytes, bytes]:
     """The ready-made requests: nftables, routes of IPv4 and of IPv6."""
     requests4, requests6 = way_out_requests(ipv6=ipv6)
-    return nft.fresh_batch(), _join(requests4), _join(requests6)
+    return nft.fresh_batch(with_way_out=True), _join(requests4), _join(requests6)
+
+
+def _sealing() -> tuple[bytes, bytes, bytes]:
+    """As `_batches`, for a box without a way out."""
+    return nft.fresh_batch(with_way_out=False), b"", b""
 
 
 def _join(requests: tuple[Request, ...]) -> bytes:
