@@ -263,7 +263,7 @@ def test_signals_at_random_moments_leave_nothing(
             _out, err = run.communicate(timeout=30)
             # 130, 1: the interpreter was interrupted before a line of ours had run.
             is_early = "site" in err or "Fatal Python error: init" in err
-                assert run.returncode in (0, -number, 130) or (run.returncode == 1 and is_early)
+            assert run.returncode in (0, -number, 130) or (run.returncode == 1 and is_early)
             assert "loopbox" not in err
 
     leftovers.check()
