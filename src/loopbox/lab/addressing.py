@@ -89,12 +89,13 @@ def interface_names(links: Sequence[str], *, peers: Sequence[str]) -> list[str]:
     """
     names: list[str] = []
     used = set(_TAKEN_NAMES)
+    counts: dict[str, int] = {}
     for link, peer in zip(links, peers, strict=True):
         base = peer or link
-        name, count = _fitted(base), 1
+        name = _fitted(base)
         while name in used:
-            count += 1
-            name = _fitted(f"{base}-{count}")
+            counts[base] = counts.get(base, 1) + 1
+            name = _fitted(f"{base}-{counts[base]}")
         used.add(name)
         names.append(name)
     return names
