@@ -205,7 +205,8 @@ def config(file: Path, box: str | None) -> None:
         routers = [item for item in routers if item.name == box]
         if not routers:
             raise UsageError(f"cannot show `{box}`: the lab has no such router")
-    texts = {item.name: render_frr_conf(found, item) for item in routers}
+    own = _own_configs(found)
+    texts = {item.name: own.get(item.name) or render_frr_conf(found, item) for item in routers}
     out.emit(texts, lambda: "\n".join(texts.values()))
 
 
@@ -233,7 +234,7 @@ def export(file: Path, target: str, output: Path | None, image: str | None) -> N
     from loopbox.lab.containerlab import IMAGE, export_lab  # noqa: PLC0415
 
     out, found = current_output(), _load(file)
-    made = export_lab(found, image=image or IMAGE)
+    made = export_lab(found, image=image or IMAGE, own=_own_configs(found))
     folder = output or Path(f"{found.name}.clab")
     for name, text in made.files.items():
         _write(folder / name, text)
@@ -268,6 +269,13 @@ def import_(file: Path, output: Path | None) -> None:
         out.say(f"wrote {output}")
     document = {"text": made.text, "left_out": list(made.left_out)}
     out.emit(document, lambda: "" if output is not None else made.text.rstrip())
+
+
+def _own_configs(found: Lab) -> dict[str, str]:
+    """The text of each `config` that a box names."""
+    from loopbox.lab.labfile import read_text  # noqa: PLC0415
+
+    return {box.name: read_text(box.config) for box in found.boxes if box.config is not None}
 
 
 def _write(path: Path, text: str) -> None:

@@ -64,10 +64,19 @@ class RouterView:
     @property
     def router_id(self) -> str | None:
         """The ID the router runs under."""
-        if "ospfd" in self._daemons.daemons and (found := parse_router_id(self._ask("ospf"))):
-            return found
+        questions = ("ospf",) if self.box.config is None else ("ospf", "bgp")
+        for question in questions:
+            if found := parse_router_id(self._ask(question)):
+                return found
         chosen = None if self.box.router_id is None else self.box.router_id.value
         return None if chosen is None else str(chosen)
+
+    @property
+    def router_id_reason(self) -> str | None:
+        """Why it is that one."""
+        if self.box.config is not None:
+            return f"as {self.box.config.name} has it"
+        return None if self.box.router_id is None else self.box.router_id.reason
 
     def neighbours(self) -> list[Neighbour]:
         """OSPF neighbours; none where no OSPF runs."""
@@ -122,10 +131,9 @@ class RouterView:
             if session is not None:
                 document |= {"box": self._peer_of(session), "name": session.name}
             sessions.append(document)
-        choice = self.box.router_id
         return {
             "router_id": self.router_id,
-            "router_id_reason": None if choice is None else choice.reason,
+            "router_id_reason": self.router_id_reason,
             "ospf": {"neighbors": [item.as_json() for item in self.neighbours()]},
             "bgp": {"sessions": sessions},
             "routes": [item.as_json() for item in self.routes()],

@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from loopbox.errors import ConfigError
@@ -46,13 +47,15 @@ class Import:
     left_out: tuple[str, ...]
 
 
-def export_lab(lab: Lab, *, image: str = IMAGE) -> Export:
-    """The lab as a containerlab topology."""
+def export_lab(
+    lab: Lab, *, image: str = IMAGE, own: Mapping[str, str] = MappingProxyType({})
+) -> Export:
+    """The lab as a containerlab topology; `own`: box to the text of the `config` it names."""
     files: dict[str, str] = {}
     left_out: list[str] = []
     nodes: dict[str, Any] = {}
     for box in lab.boxes:
-        nodes[box.name] = _node(lab, box, image, files, left_out)
+        nodes[box.name] = _node(lab, box, files, left_out, image=image, own=own)
     names = {(box.name, link.name): port for box in lab.boxes for link, port in _ports(lab, box)}
     links: list[dict[str, Any]] = []
     for link in lab.links:
@@ -90,11 +93,17 @@ def _link(link: Link, endpoints: list[str]) -> dict[str, Any]:
 
 
 def _node(
-    lab: Lab, box: LabBox, image: str, files: dict[str, str], left_out: list[str]
+    lab: Lab,
+    box: LabBox,
+    files: dict[str, str],
+    left_out: list[str],
+    *,
+    image: str,
+    own: Mapping[str, str],
 ) -> dict[str, Any]:
     node: dict[str, Any] = {"kind": "linux", "image": image if box.is_router else HOST_IMAGE}
     if box.is_router:
-        conf = render_frr_conf(lab, box)
+        conf = own.get(box.name) or render_frr_conf(lab, box)
         for link, port in _ports(lab, box):
             old = link.end(box.name).interface
             conf = re.sub(rf"(?m)\b(interface|neighbor) {re.escape(old)}$", rf"\1 {port}", conf)
@@ -110,7 +119,7 @@ def _node(
             f"{box.name}/frr.conf:/etc/frr/frr.conf",
             f"{box.name}/daemons:/etc/frr/daemons",
         ]
-        if box.config is not None:
+        if box.config is not None and box.name not in own:
             left_out.append(f"box `{box.name}`: its own `{box.config.name}`: copy it over frr.conf")
     node["sysctls"] = {key: _number(value) for key, value in sysctls(box)}
     if commands := _commands(lab, box):
