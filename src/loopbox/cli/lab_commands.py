@@ -259,11 +259,16 @@ def import_(file: Path, output: Path | None) -> None:
     loopbox import dc.clab.yml -o loopbox.toml
     """
     from loopbox.lab.importing import import_topology  # noqa: PLC0415
+    from loopbox.lab.topology import parse  # noqa: PLC0415
 
     out = current_output()
     made = import_topology(file)
     for item in made.left_out:
         out.say(f"left out: {item}")
+    try:
+        parse(made.text, path=output or Path("loopbox.toml"))
+    except ConfigError as error:
+        out.say(f"warning: not a lab yet: {error.message}")
     if output is not None:
         _write(output, made.text)
         out.say(f"wrote {output}")

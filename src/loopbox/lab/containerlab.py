@@ -157,6 +157,7 @@ def _commands(lab: Lab, box: LabBox) -> list[str]:
 # --- import --------------------------------------------------------------------------------
 
 _LABEL = re.compile(r"[^a-z0-9-]+")
+_DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 _ADDRESS = re.compile(r"ip (?:-[46] )?addr(?:ess)? add (\S+) dev (\S+)")
 _NODE_KEYS_UNDERSTOOD = {"kind", "image", "binds", "exec", "mtu", "sysctls", "labels", "group"}
 
@@ -261,10 +262,10 @@ def _import_links(
         elif any(end[0] in ("host", "mgmt-net", "macvlan") for end in pair):
             left_out.append(f"link to the host: {pair[0][0]}, {pair[1][0]}")
         else:
-            lines += link_lines(pair, None, addresses, link.get("mtu"))
+            lines += link_lines(pair, None, addresses, mtu=link.get("mtu"))
     for bridge, members in sorted(ports.items()):
         if len(members) >= 2:
-            lines += link_lines(members, bridge, addresses, None)
+            lines += link_lines(members, bridge, addresses)
         else:
             left_out.append(f"bridge `{bridge}`: fewer than two nodes are on it")
     return lines
@@ -281,16 +282,24 @@ def link_lines(
     ends: list[tuple[str, str]],
     name: str | None,
     addresses: Mapping[tuple[str, str], list[str]],
-    mtu: Any,
+    *,
+    mtu: Any = None,
+    subnet: str | None = None,
 ) -> list[str]:
-    """A `[[link]]` table; addresses only when every end has some."""
+    """A `[[link]]` table; addresses only when every end has some, else the subnet if known."""
     lines = ["[[link]]", f"ends = [{', '.join(quoted(label(node)) for node, _ in ends)}]"]
+    devices = [device for _, device in ends]
+    if all(_DEVICE.fullmatch(device) for device in devices):
+        # Configurations that come along speak of them.
+        lines.append(f"interfaces = [{', '.join(map(quoted, devices))}]")
     if name is not None:
         lines.append(f"name = {quoted(label(name))}")
     given = [addresses.get(end, []) for end in ends]
     if all(given):
         rows = (f"[{', '.join(map(quoted, row))}]" for row in given)
         lines.append(f"addresses = [{', '.join(rows)}]")
+    elif subnet is not None:
+        lines.append(f"subnet = {quoted(subnet)}")
     if mtu and mtu != 1500:
         lines.append(f"mtu = {mtu}")
     return [*lines, ""]

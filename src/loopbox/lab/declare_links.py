@@ -15,6 +15,7 @@ import re
 from dataclasses import dataclass
 from ipaddress import IPv4Interface
 
+from loopbox.lab.addressing import IFNAMSIZ, TAKEN_NAMES
 from loopbox.lab.declare import LABEL, read_area, refuse_unusable
 from loopbox.lab.records import Interface, Network
 from loopbox.lab.tables import Table, quoted, shown
@@ -22,6 +23,7 @@ from loopbox.lab.tables import Table, quoted, shown
 LINK_KEYS = (
     "ends",
     "name",
+    "interfaces",
     "addresses",
     "subnet",
     "cost",
@@ -36,6 +38,7 @@ LINK_KEYS = (
 MTU_6 = 1280
 """The least that a link with IPv6 carries (RFC 8200, section 5)."""
 _MOST_RATE = 10**12
+_DEVICE = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{IFNAMSIZ - 1}}}")
 RATE = re.compile(r"(\d+(?:\.\d+)?)(k|m|g)?bit", re.IGNORECASE)
 _SCALE = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
@@ -47,6 +50,8 @@ class LinkDraft:
     table: Table
     ends: tuple[str, ...]
     name: str | None
+    interfaces: tuple[str, ...]
+    """Names of the devices at the ends; empty: worked out."""
     addresses: tuple[tuple[Interface, ...], ...] | None
     subnets: tuple[Network, ...]
     costs: tuple[int, ...]
@@ -90,6 +95,7 @@ def declare_link(table: Table) -> LinkDraft:
         table,
         ends,
         name,
+        _interfaces(table, ends),
         _link_addresses(table, ends),
         _subnets(table),
         _costs(table, ends),
@@ -101,6 +107,24 @@ def declare_link(table: Table) -> LinkDraft:
         table.number("delay", low=0, high=60000, default=0, whole=False),
         _rate(table),
     )
+
+
+def _interfaces(table: Table, ends: tuple[str, ...]) -> tuple[str, ...]:
+    names = table.names("interfaces", example="eth1")
+    if "interfaces" in table and len(names) != len(ends):
+        raise table.error(
+            f"`interfaces` must have one name for each of the {len(ends)} ends",
+            hint='write interfaces = ["eth1", "eth2"]',
+            at=("interfaces",),
+        )
+    for name in names:
+        if not _DEVICE.fullmatch(name) or name in TAKEN_NAMES:
+            raise table.error(
+                f"{shown(name)} is no name for a device",
+                hint=f"use at most {IFNAMSIZ} letters, digits, dots, hyphens; not lo, all, default",
+                at=("interfaces",),
+            )
+    return names
 
 
 def _rate(table: Table) -> int:

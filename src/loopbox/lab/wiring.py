@@ -107,12 +107,34 @@ def _device_names(
             by_box[box].append(index)
     found = {}
     for box, indexes in by_box.items():
+        written = _written_devices(box, [links[i] for i in indexes])
+        open_ones = [i for i in indexes if not links[i].interfaces]
         peers = [
             next(end for end in links[i].ends if end != box) if len(links[i].ends) == 2 else ""
-            for i in indexes
+            for i in open_ones
         ]
-        devices = addressing.interface_names([names[i] for i in indexes], peers=peers)
-        found.update({(box, i): device for i, device in zip(indexes, devices, strict=True)})
+        devices = iter(
+            addressing.interface_names([names[i] for i in open_ones], peers=peers, taken=written)
+        )
+        given = iter(written)
+        found.update({(box, i): next(given if links[i].interfaces else devices) for i in indexes})
+    return found
+
+
+def _written_devices(box: str, links: Sequence[LinkDraft]) -> list[str]:
+    """The `interfaces` of one box, in the order of its links that name some."""
+    found: list[str] = []
+    for draft in links:
+        if not draft.interfaces:
+            continue
+        name = draft.interfaces[draft.ends.index(box)]
+        if name in found:
+            raise draft.table.error(
+                f"box `{box}` has two links on `{name}`",
+                hint="give each its own name in `interfaces`",
+                at=("interfaces",),
+            )
+        found.append(name)
     return found
 
 
