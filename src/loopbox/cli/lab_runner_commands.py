@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from loopbox.cli import asking, lab_shown
 from loopbox.cli.lab_boxes import (
     Ended,
     KeeperBoxes,
@@ -131,6 +132,14 @@ def take_down(
     return gone, tuple(name for name in names if name not in known)
 
 
+def forget_gone() -> None:
+    """Forget labs of which no box is up any more: ended one by one."""
+    up = asking.names_up()
+    for record in memory().all():
+        if record.done and not up.intersection(record.places):
+            memory().forget(record)
+
+
 def _grace(record: LabRecord, asked: float | None) -> float:
     """Routers have nothing to save; services may."""
     if asked is not None:
@@ -159,7 +168,7 @@ def link() -> None:
 @link.command("ls")
 @_LAB
 def list_links(lab: str | None) -> None:
-    """List links with their ends and state (up, cut, silent).
+    """List links with their ends and state (up, cut, silent; gone with the box at an end).
 
     \b
     loopbox link ls --json
@@ -168,8 +177,9 @@ def list_links(lab: str | None) -> None:
     records = [find_lab(lab)] if lab is not None else memory().all()
     if lab is None and (here := labs_here()):
         records = here
+    up = asking.names_up()
     documents = [
-        _link_document(record, link)
+        _link_document(record, link, up=up)
         for record in records
         for link in memory().lab_of(record).links
     ]  # fmt: skip
@@ -188,16 +198,22 @@ def list_links(lab: str | None) -> None:
             )
             for item in documents
         ]  # fmt: skip
+        if any(item["state"] == "gone" for item in documents):
+            out.hint("a lab is not whole: make it anew with loopbox up FILE")
         return table(rows, header=("LINK", "STATE", "ENDS"))
 
     out.emit({"links": documents}, render)
 
 
-def _link_document(record: LabRecord, link: Link) -> dict[str, Any]:
+def _link_document(
+    record: LabRecord, link: Link, *, up: Collection[str] | None = None
+) -> dict[str, Any]:
+    """`up`: the boxes that are; without it all of the lab's."""
+    there = record.places if up is None else up
     return {
         "name": link.name,
         "lab": record.lab,
-        "state": record.cut.get(link.name, "up"),
+        "state": lab_shown.state_of(record, link, up=there),
         "ends": [
             {
                 "box": record.boxes[end.box],

@@ -122,7 +122,15 @@ class RouterView:
         return True
 
     def document(self) -> dict[str, Any]:
-        """The contract's router."""
+        """What `loopbox router` shows."""
+        return {
+            **self.state(),
+            "router_id_reason": self.router_id_reason,
+            "routes": [item.as_json() for item in self.routes()],
+        }
+
+    def state(self) -> dict[str, Any]:
+        """The router of the contract's BOX. Raises BoxError where a daemon is gone."""
         names = {name: session for session, name in self._expected_sessions()}
         sessions = []
         for found in self.sessions():
@@ -133,10 +141,8 @@ class RouterView:
             sessions.append(document)
         return {
             "router_id": self.router_id,
-            "router_id_reason": self.router_id_reason,
             "ospf": {"neighbors": [item.as_json() for item in self.neighbours()]},
             "bgp": {"sessions": sessions},
-            "routes": [item.as_json() for item in self.routes()],
         }
 
     # -- what should be -----------------------------------------------------------------------
