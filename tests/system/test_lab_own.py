@@ -204,8 +204,10 @@ def vtysh(sandbox: Sandbox, command: str) -> Any:
         (CONF.replace("router ospf", "router opsf"), "line 7: unknown command: `router opsf`"),
         (
             CONF.replace("remote-as 65000", "activate"),
-            "line 13: bgpd refuses `neighbor 10.255.0.2 activate`: "
-            + "Specify remote-as or peer-group commands first",
+            (
+                "line 13: bgpd refuses `neighbor 10.255.0.2 activate`: "
+                "Specify remote-as or peer-group commands first"
+            ),
         ),
     ],
     ids=["by the shell", "by a daemon"],

@@ -6,6 +6,7 @@ Must never: compute or draw itself; lab/ does, here is what is said.
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import click
 from loopbox.cli.output import current_output, table
 from loopbox.errors import ConfigError, HostError, UsageError
 from loopbox.lab.records import Lab
+from loopbox.places import runtime_path
 
 if TYPE_CHECKING:
     from loopbox.lab.outcomes import Scenario
@@ -169,23 +171,39 @@ def lab() -> None:
 @_FILE
 @click.option("-o", "--output", metavar="FILE.svg", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--svg", is_flag=True, help="Print SVG (the default with -o).")
-def draw(file: Path, output: Path | None, svg: bool) -> None:
+@click.option("--plan", is_flag=True, help="As the file has it, though the lab is up.")
+def draw(file: Path, output: Path | None, *, svg: bool, plan: bool) -> None:
     """Draw a lab: text for the terminal, SVG for pages.
+
+    When the lab is up, cut links and the states of sessions are shown too.
 
     \b
     loopbox lab draw triangle.toml
     loopbox lab draw triangle.toml -o triangle.svg
     """
-    from loopbox.lab.draw import draw_svg, draw_text  # noqa: PLC0415
+    from loopbox.lab.draw import Shown, draw_svg, draw_text  # noqa: PLC0415
 
     out, found = current_output(), _load(file)
+    shown = Shown()
+    if not plan and os.path.isdir(f"{runtime_path()}/labs"):
+        from loopbox.cli.lab_shown import look_at  # noqa: PLC0415
+
+        shown = look_at(found, out)
     if output is not None:
-        _write(output, draw_svg(found))
+        _write(output, draw_svg(found, shown=shown))
         out.say(f"wrote {output}")
     elif out.json:
-        out.emit({"lab": found.name, "svg": draw_svg(found)}, lambda: "")
+        document = {
+            "lab": found.name,
+            "up": shown.is_live,
+            "cut": sorted(shown.cut),
+            "sessions": dict(shown.sessions),
+            "svg": draw_svg(found, shown=shown),
+        }
+        out.emit(document, lambda: "")
     else:
-        click.echo(draw_svg(found) if svg else draw_text(found), nl=False)
+        text = draw_svg(found, shown=shown) if svg else draw_text(found, shown=shown)
+        click.echo(text, nl=False)
 
 
 @lab.command()

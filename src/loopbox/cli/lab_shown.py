@@ -1,7 +1,7 @@
 """What `ls`, `show` and `link ls` tell of labs: links with their state, routers with theirs.
 
 Owns: filling `links` and `router` of the contract's BOX, for the keeper knows nothing of labs; and
-which links have gone with a box.
+which links have gone with a box; and how a lab that is to be drawn is now.
 Must never: render, change a lab.
 
 Example::
@@ -12,11 +12,15 @@ Example::
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
+from loopbox.cli import asking
 from loopbox.cli.lab_boxes import memory
+from loopbox.cli.output import Output
 from loopbox.errors import BoxError, HostError
-from loopbox.lab.memory import LabRecord
+from loopbox.lab.draw import Shown
+from loopbox.lab.memory import LabRecord, digest_of
 from loopbox.lab.records import Lab, Link
 from loopbox.lab.runner import view_of
 
@@ -67,6 +71,44 @@ def _links_of(record: LabRecord, lab: Lab, label: str, *, up: Collection[str]) -
                     "interface": link.end(label).interface,
                     "addresses": [str(item) for item in link.end(label).addresses],
                 }
+
+
+def look_at(lab: Lab, out: Output) -> Shown:
+    """How the lab of this file is now; nothing is known of one that is not up."""
+    records = [
+        item for item in memory().all() if item.done and item.file == str(lab.path.resolve())
+    ]
+    records.sort(key=lambda item: item.lab != lab.name)
+    if not records:
+        return Shown()
+    record = records[0]
+    if record.digest != digest_of(replace(lab, name=record.lab, path=lab.path.resolve())):
+        out.say(f"lab {record.lab} is up as the file was before: drawn as the file is now")
+        return Shown()
+    up = asking.names_up()
+    cut = {link.name for link in lab.links if state_of(record, link, up=up) != "up"}
+    return Shown(frozenset(cut), _session_states(record, lab), is_live=True)
+
+
+def _session_states(record: LabRecord, lab: Lab) -> dict[str, str]:
+    """Session to state: Established where both ends say so, else what the end says that does not.
+
+    A router that does not answer holds no session.
+    """
+    states: dict[str, str] = {}
+    for box in lab.boxes:
+        if box.bgp is None:
+            continue
+        try:
+            said = view_of(record, lab, box.name).state()["bgp"]["sessions"]
+        except (BoxError, HostError):
+            said = []
+        found = {item["name"]: item["state"] for item in said if "name" in item}
+        for session in lab.sessions_of(box.name):
+            state = found.get(session.name, "gone")
+            if states.get(session.name, "Established") == "Established":
+                states[session.name] = state
+    return {session.name: states[session.name] for session in lab.sessions}
 
 
 def _router(record: LabRecord, lab: Lab, label: str) -> Json:
