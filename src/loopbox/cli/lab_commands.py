@@ -18,6 +18,7 @@ from loopbox.cli.output import current_output, table
 from loopbox.errors import ConfigError, HostError, UsageError
 from loopbox.lab.records import Lab
 from loopbox.places import runtime_path
+from loopbox.rules.routing import RULES
 
 if TYPE_CHECKING:
     from loopbox.lab.outcomes import Scenario
@@ -28,7 +29,6 @@ _FILE = click.argument(
     default="loopbox.toml",
     type=click.Path(dir_okay=False, path_type=Path),
 )
-MAKERS = ["cisco", "ios", "frr", "junos", "bird", "aruba", "aruba-cx", "comware"]
 
 
 def _load(file: Path) -> Lab:
@@ -55,7 +55,11 @@ def _load(file: Path) -> Lab:
 @click.option("--silent", is_flag=True, help="Failures that keep the carrier: only timers notice.")
 @click.option("--no-routes", is_flag=True, help="Leave out which routes change (faster).")
 @click.option(
-    "--as", "makers", multiple=True, type=click.Choice(MAKERS), help="Router IDs by this rule too."
+    "--as",
+    "makers",
+    multiple=True,
+    type=click.Choice(list(RULES)),
+    help="Router IDs by this rule too.",
 )
 def predict(
     file: Path,
@@ -117,12 +121,13 @@ def _print_scenarios(
     out = current_output()
     makers = list(ids)
     rows = [
-        [box, *(str(ids[maker][box]["router_id"]) for maker in makers), ids["frr"][box]["reason"]]
+        [box, *(str(ids[maker][box][key]) for maker in makers for key in ("router_id", "reason"))]
         for box in ids["frr"]
     ]
     if rows:
         titles = ["router ID" if maker == "frr" else f"as {maker}" for maker in makers]
-        click.echo(table(rows, header=["router", *titles, "why"]) + "\n")
+        header = ["router", *(word for title in titles for word in (title, "why"))]
+        click.echo(table(rows, header=header) + "\n")
     counts: Counter[str] = Counter()
     rows = []
     for scenario in scenarios:

@@ -31,6 +31,7 @@ from loopbox.lab.records import Lab, Link
 from loopbox.lab.runner import Outcome, Runner, links_named, view_of
 from loopbox.places import open_runtime_directory
 from loopbox.rules.naming import parse_box_name
+from loopbox.rules.routing import RULES
 
 _LAB = click.option("--lab", metavar="LAB", help="Which lab, when several are up.")
 
@@ -284,14 +285,18 @@ def _change(words: tuple[str, ...], lab_name: str | None, *, state: str) -> None
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("box")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- VTYSH COMMAND]")
+@click.option(
+    "--as", "makers", multiple=True, type=click.Choice(list(RULES)), help="The ID by this rule too."
+)
 @_LAB
-def router(box: str, command: tuple[str, ...], lab: str | None) -> int:
+def router(box: str, command: tuple[str, ...], makers: tuple[str, ...], lab: str | None) -> int:
     """Show a router: its ID and why, OSPF neighbours, BGP sessions, routes.
 
     With a command: what FRR's own shell (vtysh) says to it.
 
     \b
     loopbox router r1.triangle --json
+    loopbox router r1 --as junos --as bird
     loopbox router r1 -- show ip ospf neighbor
     """
     out = current_output()
@@ -300,6 +305,8 @@ def router(box: str, command: tuple[str, ...], lab: str | None) -> int:
     if command:
         return _vtysh(view.directory, " ".join(command))
     document = view.document()
+    if makers:
+        document["router_ids_as"] = {maker: view.router_id_as(maker) for maker in makers}
     out.emit(document, lambda: _render_router(out, record.boxes[view.name], document))
     return 0
 
@@ -328,6 +335,10 @@ def _vtysh(directory: Path, command: str) -> int:
 def _render_router(out: Output, name: str, document: dict[str, Any]) -> str:
     head = out.style(name, bold=True)
     parts = [f"{head}  {document['router_id']}  ({document['router_id_reason']})"]
+    parts[0] += "".join(
+        f"\n  as {maker}: {found['router_id']} ({found['reason']})"
+        for maker, found in document.get("router_ids_as", {}).items()
+    )
     sections: tuple[tuple[list[dict[str, Any]], tuple[str, ...], tuple[str, ...]], ...] = (
         (
             document["ospf"]["neighbors"],

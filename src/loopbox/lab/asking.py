@@ -35,6 +35,7 @@ from loopbox.lab.frr_state import (
     parse_routes,
     parse_sessions,
 )
+from loopbox.lab.outcomes import router_ids
 from loopbox.lab.records import Lab, LabBox, Session
 from loopbox.lab.wiring import ospf_interface
 from loopbox.rules.routing import why_not_neighbours
@@ -77,6 +78,10 @@ class RouterView:
         if self.box.config is not None:
             return f"as {self.box.config.name} has it"
         return None if self.box.router_id is None else self.box.router_id.reason
+
+    def router_id_as(self, maker: str) -> dict[str, str | None]:
+        """The ID that a router of this maker would take with these addresses, and why."""
+        return router_ids(self.lab, rule=maker).get(self.name, {"router_id": None, "reason": None})
 
     def neighbours(self) -> list[Neighbour]:
         """OSPF neighbours; none where no OSPF runs."""

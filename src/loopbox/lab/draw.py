@@ -266,9 +266,13 @@ def _svg_session(session: Session, places: Mapping[str, Point], shown: Shown) ->
     is_down = state is not None and state != "Established"
     style = "session down" if is_down else "session"
     hover = escape(f"session {session.name}  {_session_line(session, shown)}")
+    # A third of the way along the bow: in the middle stands the link's name.
+    at = [
+        one * 0.45 + bend * 0.44 + two * 0.11
+        for one, bend, two in ((x1, mid[0], x2), (y1, mid[1], y2))
+    ]
     label = (
-        f'<text class="label small" x="{(mid[0] + (x1 + x2) / 2) / 2:.0f}" '
-        f'y="{(mid[1] + (y1 + y2) / 2) / 2:.0f}" text-anchor="middle">{escape(state or "")}</text>'
+        f'<text class="label small" x="{at[0]:.0f}" y="{at[1]:.0f}">{escape(state or "")}</text>'
         if is_down
         else ""
     )
