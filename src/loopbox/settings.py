@@ -52,7 +52,7 @@ T = TypeVar("T")
 POLICIES: Final = ("open", "local", "none", "filter")
 ADMISSIONS: Final = ("owner", "anyone")
 
-LAB_KEYS: Final = frozenset({"box", "link", "extends", "timers", "defaults"})
+LAB_KEYS: Final = frozenset({"box", "link", "extends", "timers"})
 """Top-level keys of the lab's part; their content is `lab.topology`'s to judge."""
 
 DEFAULT_IDLE_SECONDS: Final = 600.0

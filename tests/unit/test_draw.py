@@ -7,13 +7,18 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from loopbox.lab.draw import CIRCLE_UP_TO, Shown, draw_svg, draw_text, layout
+from loopbox.lab.draw import BOX_WIDTH, Shown, draw_svg, draw_text
+from loopbox.lab.layout import CIRCLE_UP_TO, layout
 from loopbox.lab.topology import load, parse
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples" / "labs").glob("*.toml"))
-RUNNING = Shown(frozenset({"r1-r2"}), {"r1-r2": "Established", "r1-r2 on r1-r2": "Active"})
+RUNNING = Shown(
+    frozenset({"r1-r2"}), {"r1-r2": "Established", "r1-r2 on r1-r2": "Active"}, is_live=True
+)
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -62,7 +67,39 @@ def test_large_labs_are_laid_out_without_boxes_on_top_of_each_other() -> None:
         f'[[link]]\nends = ["b{n}", "b{n // 3}"]\n' for n in range(1, count) if n // 3 != n
     )
     lab = parse(text, path=Path("tree.toml"))
-    places = list(layout(lab).values())
+    places = list(layout(lab, width=BOX_WIDTH).values())
 
     assert len({(round(x), round(y)) for x, y in places}) == count
-    assert layout(lab) == layout(lab)
+    assert layout(lab, width=BOX_WIDTH) == layout(lab, width=BOX_WIDTH)
+
+
+def test_spines_stand_above_leaves_and_a_chain_in_a_line() -> None:
+    """What a person would draw in rows or in a line is drawn so."""
+    fabric = layout(load(ROOT / "examples" / "labs" / "leaf-spine.toml"), width=BOX_WIDTH)
+    chain = layout(load(ROOT / "examples" / "labs" / "two-as.toml"), width=BOX_WIDTH)
+
+    assert len({fabric["spine1"][1], fabric["spine2"][1]}) == 1
+    assert {fabric[leaf][1] - fabric["spine1"][1] for leaf in ("leaf1", "leaf2", "leaf3")} == {270}
+    assert sorted(chain, key=lambda name: chain[name]) == ["a1", "a2", "b2", "b1"]
+    assert len({y for _x, y in chain.values()}) == 1
+
+
+@given(
+    st.integers(1, 12),
+    st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=24),
+)
+def test_boxes_of_any_small_lab_do_not_overlap(count: int, pairs: list[tuple[int, int]]) -> None:
+    """Whatever the links are, two boxes are apart by a box's width or height, on the canvas."""
+    text = "".join(f"[box.b{n}]\n" for n in range(count))
+    text += "".join(
+        f'[[link]]\nends = ["b{a}", "b{b}"]\n' for a, b in pairs if a != b and max(a, b) < count
+    )
+    lab = parse(text, path=Path("any.toml"))
+    places = list(layout(lab, width=BOX_WIDTH).values())
+
+    assert all(x >= BOX_WIDTH / 2 and y >= 45 for x, y in places)
+    assert all(
+        abs(x - u) >= BOX_WIDTH or abs(y - v) >= 36
+        for i, (x, y) in enumerate(places)
+        for u, v in places[:i]
+    )

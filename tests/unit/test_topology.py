@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from ipaddress import IPv4Address, ip_interface
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from loopbox.errors import ConfigError
 from loopbox.lab import addressing
 from loopbox.lab.positions import find_lines, nearest
+from loopbox.lab.records import MAX_LINKS
 from loopbox.lab.topology import MAX_BOXES, Lab, load, parse
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "labs").glob("*.toml"))
@@ -297,6 +300,94 @@ BAD_FILES: dict[str, tuple[str, str, str]] = {
         "line 1: 'R1' is not a box name",
         "use a-z, 0-9 and -, at most 63 characters, no dot",
     ),
+    "box that is no table": (
+        "[box]\na = false\n",
+        "line 2: `box.a` must be a table, not False",
+        "write [box.r1] on a line of its own",
+    ),
+    "BGP that is a number": (
+        CHAIN.replace("{ as = 65000 }", "65000", 1),
+        "line 4: `bgp` must be a table or true, not 65000",
+        "write bgp = { as = 65000 }",
+    ),
+    "service for services": (
+        CHAIN + '[box.r4.service.web]\nrun = "x"\n',
+        "line 17: box `r4` has no key `service`",
+        "did you mean `services`?",
+    ),
+    "table twice": (
+        "[box.r1]\n[box.r1]\n",
+        "line 2: `[box.r1]` stands here a second time",
+        "a lab file is TOML: [tables], key = value, strings in quotes",
+    ),
+    "empty word": (
+        CHAIN.replace("as = 65000", 'as = 65000, source = ""', 1),
+        "line 4: `source` must be one of loopback, link, both, not ''",
+        'write source = "loopback"',
+    ),
+    "multicast on lo": (
+        CHAIN.replace("10.255.0.2/32", "224.0.0.5/32"),
+        "line 6: `224.0.0.5/32` cannot be an address of a box: it is multicast",
+        "give loopback a unicast address, such as 10.255.0.1/32 or 2001:db8::1/128",
+    ),
+    "subnet of the host's loopback": (
+        CHAIN + 'subnet = "127.5.0.0/24"\n',
+        (
+            "line 17: `127.5.0.0/24` is host loopback: every box has it already and no router may "
+            "tell it"
+        ),
+        "give subnet an address that routers can forward, such as 10.255.0.1/32",
+    ),
+    "two subnets of one kind": (
+        CHAIN + 'subnet = ["10.1.0.0/24", "10.2.0.0/24"]\n',
+        "line 17: a link has at most one subnet of IPv4 and one of IPv6",
+        'write subnet = ["10.0.12.0/31", "2001:db8:12::/127"]',
+    ),
+    "one end without address": (
+        CHAIN + 'addresses = { r2 = "10.1.0.1/24" }\n',
+        "line 17: `addresses` has none for end `r3`",
+        "write r3 = [] there if it shall have none",
+    ),
+    "too narrow for IPv6": (
+        CHAIN + 'mtu = 600\nsubnet = "2001:db8:9::/64"\n',
+        "line 17: `mtu` 600 is too small for IPv6, which needs 1280",
+        "write mtu = 1280, or take the IPv6 addresses out",
+    ),
+    "no rate at all": (
+        CHAIN + 'rate = "0mbit"\n',
+        "line 17: '0mbit' is not a rate: from 1kbit to 1000gbit",
+        'write rate = "10mbit"',
+    ),
+    "passive on no link": (
+        CHAIN.replace("ospf = true", 'ospf = { passive = ["r2-r3"] }', 1),
+        "line 3: `passive` names `r2-r3`, which is no link of box `r1`",
+        "did you mean `r1-r2`?",
+    ),
+    "virtual and loopback": (
+        CHAIN.replace("ospf = true", 'ospf = true\nvirtual = "10.255.0.1/32"', 1),
+        "line 4: duplicate address: `10.255.0.1` of box `r1` is `virtual` and `loopback`",
+        "take it out of one of them",
+    ),
+    "extends that is no path": (
+        'extends = "a\\u0000b"\n' + CHAIN,
+        "line 1: cannot extend 'a\\x00b': that is no path",
+        'write extends = "base.toml"',
+    ),
+    "deep brackets": (
+        "[box.r1]\nloopback = " + "[" * 3000 + "]" * 3000 + "\n",
+        "line 2: brackets are nested too deeply",
+        "a lab file is TOML: [tables], key = value, strings in quotes",
+    ),
+    "endless number": (
+        "[box.r1]\nbgp = { as = " + "9" * 5000 + " }\n",
+        "line 2: the number is too long",
+        "a lab file is TOML: [tables], key = value, strings in quotes",
+    ),
+    "too many links": (
+        ROUTERS + '[[link]]\nends = ["r1", "r2"]\n' * (MAX_LINKS + 1),
+        f"line {13 + 2 * MAX_LINKS}: 16385 links are too many: a lab holds at most {MAX_LINKS}",
+        "split the lab, or join boxes by links of many ends",
+    ),
     "too many boxes": (
         "".join(f"[box.b{n}]\n" for n in range(10_000)),
         f"line {MAX_BOXES + 1}: 10000 boxes are too many: a lab holds at most {MAX_BOXES}",
@@ -333,6 +424,43 @@ def test_a_missing_base_is_blamed_on_the_line_that_names_it(tmp_path: Path) -> N
 
     with pytest.raises(ConfigError, match="line 2: cannot extend"):
         load(path)
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "fifo", "device", "binary"])
+@pytest.mark.parametrize("key", ["extends", "config"])
+def test_a_file_that_cannot_be_read_is_blamed_on_its_line(
+    tmp_path: Path, key: str, kind: str
+) -> None:
+    """Whatever `extends` or `config` names, the line that names it is told, and nothing hangs."""
+    named = tmp_path / "named"
+    if kind == "folder":
+        named.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(named)
+    elif kind == "device":
+        named.symlink_to("/dev/zero")
+    elif kind == "binary":
+        named.write_bytes(b"\xff\xfe\x00")
+    where = 'extends = "named"\n' if key == "extends" else ""
+    lines = f"{where}[box.r1]\nloopback = 'auto'\n" + ('config = "named"\n' if not where else "")
+    path = tmp_path / "lab.toml"
+    path.write_text(lines)
+
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    place = f"cannot read `{path}`: line {1 if where else 3}: "
+    assert caught.value.message.startswith(place)
+    assert caught.value.hint is not None
+
+
+def test_many_links_between_two_boxes_are_named_quickly() -> None:
+    """As many as a lab holds: names are counted on, not searched for from the start."""
+    text = ROUTERS + '[[link]]\nends = ["r1", "r2"]\n' * 4000
+    begun = time.process_time()
+    last = lab(text).links[-1]
+
+    assert (last.name, last.end("r1").interface) == ("r1-r2-4000", "r2-4000")
+    assert time.process_time() - begun < 5
 
 
 @given(st.text(max_size=200))

@@ -59,6 +59,11 @@ def boxes() -> list[dict[str, Any]]:
     return found
 
 
+def names_up() -> set[str]:
+    """Names of the boxes that are up."""
+    return {found["name"] for found in boxes()}
+
+
 def box(name: str | None) -> dict[str, Any]:
     """One box, by name or the working directory's. Raises BoxError when it is not up."""
     try:

@@ -42,6 +42,12 @@ def render_box(out: Output, box: dict[str, Any]) -> str:
     if box["forward"]:
         ports = ", ".join(str(port) for port in box["forward"])
         lines.append(f"  forwarded from the host's loopback: {ports}")
+    if extra := [item for item in box["loopback"] if item not in ("127.0.0.1/8", "::1/128")]:
+        lines.append(f"  lo: {', '.join(extra)}")
+    if box["links"] or box["router"]:
+        from loopbox.cli import lab_shown  # noqa: PLC0415
+
+        lines += [f"  {printable(line)}" for line in lab_shown.lines_of(box)]
     count = len(box["processes"])
     lines.append(f"  {count} process{'' if count == 1 else 'es'}{', kept' if box['kept'] else ''}")
     lines += [f"  problem: {printable(problem)}" for problem in box.get("problems", [])]
@@ -61,7 +67,17 @@ def show_here() -> None:
         click.echo("no box is up for this directory")
         out.hint("start one: loopbox run -- CMD    (all commands: loopbox --help)")
         return
+    _fill_labs([box])
     out.emit(box, lambda: render_box(out, box))
+
+
+def _fill_labs(boxes: list[dict[str, Any]]) -> None:
+    """Links and routers of boxes that belong to labs; nothing is loaded where none is up."""
+    if boxes and os.path.isdir(f"{runtime_path()}/labs"):
+        from loopbox.cli import lab_shown  # noqa: PLC0415
+
+        up = {box["name"] for box in boxes} if len(boxes) > 1 else asking.names_up()
+        lab_shown.fill(boxes, up=up)
 
 
 @click.command()
@@ -74,6 +90,7 @@ def ls() -> None:
     """
     out = current_output()
     boxes = asking.boxes()
+    _fill_labs(boxes)
 
     def render() -> str:
         if not boxes:
@@ -117,6 +134,7 @@ def show(name: str | None) -> None:
     """
     out = current_output()
     box = asking.box(name)
+    _fill_labs([box])
     out.emit(box, lambda: render_box(out, box))
 
 
@@ -236,8 +254,11 @@ def down(names: tuple[str, ...], everything: bool, grace: float | None) -> None:
     """
     out = current_output()
     gone: dict[str, list[str]] = {"down": []}
-    if os.path.isdir(f"{runtime_path()}/labs"):
-        from loopbox.cli.lab_runner_commands import take_down  # noqa: PLC0415  labs only
+    if labs := os.path.isdir(f"{runtime_path()}/labs"):
+        from loopbox.cli.lab_runner_commands import (  # noqa: PLC0415  labs only
+            forget_gone,
+            take_down,
+        )
 
         gone["down"], names = take_down(names, everything=everything, grace=grace)
     wanted = ",".join(asking.box_name(name) or name for name in names)
@@ -256,6 +277,8 @@ def down(names: tuple[str, ...], everything: bool, grace: float | None) -> None:
                 raise asking.not_up(names[0] if names else None) from error
         else:
             gone["down"] += found["down"]
+            if labs:
+                forget_gone()
 
     def render() -> str:
         shown = ", ".join(gone["down"][:_MOST_NAMED])

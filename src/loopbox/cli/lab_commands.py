@@ -6,6 +6,7 @@ Must never: compute or draw itself; lab/ does, here is what is said.
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ import click
 from loopbox.cli.output import current_output, table
 from loopbox.errors import ConfigError, HostError, UsageError
 from loopbox.lab.records import Lab
+from loopbox.places import runtime_path
+from loopbox.rules.routing import RULES
 
 if TYPE_CHECKING:
     from loopbox.lab.outcomes import Scenario
@@ -26,7 +29,6 @@ _FILE = click.argument(
     default="loopbox.toml",
     type=click.Path(dir_okay=False, path_type=Path),
 )
-MAKERS = ["cisco", "ios", "frr", "junos", "bird", "aruba", "aruba-cx", "comware"]
 
 
 def _load(file: Path) -> Lab:
@@ -53,7 +55,11 @@ def _load(file: Path) -> Lab:
 @click.option("--silent", is_flag=True, help="Failures that keep the carrier: only timers notice.")
 @click.option("--no-routes", is_flag=True, help="Leave out which routes change (faster).")
 @click.option(
-    "--as", "makers", multiple=True, type=click.Choice(MAKERS), help="Router IDs by this rule too."
+    "--as",
+    "makers",
+    multiple=True,
+    type=click.Choice(list(RULES)),
+    help="Router IDs by this rule too.",
 )
 def predict(
     file: Path,
@@ -115,12 +121,13 @@ def _print_scenarios(
     out = current_output()
     makers = list(ids)
     rows = [
-        [box, *(str(ids[maker][box]["router_id"]) for maker in makers), ids["frr"][box]["reason"]]
+        [box, *(str(ids[maker][box][key]) for maker in makers for key in ("router_id", "reason"))]
         for box in ids["frr"]
     ]
     if rows:
         titles = ["router ID" if maker == "frr" else f"as {maker}" for maker in makers]
-        click.echo(table(rows, header=["router", *titles, "why"]) + "\n")
+        header = ["router", *(word for title in titles for word in (title, "why"))]
+        click.echo(table(rows, header=header) + "\n")
     counts: Counter[str] = Counter()
     rows = []
     for scenario in scenarios:
@@ -169,23 +176,39 @@ def lab() -> None:
 @_FILE
 @click.option("-o", "--output", metavar="FILE.svg", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--svg", is_flag=True, help="Print SVG (the default with -o).")
-def draw(file: Path, output: Path | None, svg: bool) -> None:
+@click.option("--plan", is_flag=True, help="As the file has it, though the lab is up.")
+def draw(file: Path, output: Path | None, *, svg: bool, plan: bool) -> None:
     """Draw a lab: text for the terminal, SVG for pages.
+
+    When the lab is up, cut links and the states of sessions are shown too.
 
     \b
     loopbox lab draw triangle.toml
     loopbox lab draw triangle.toml -o triangle.svg
     """
-    from loopbox.lab.draw import draw_svg, draw_text  # noqa: PLC0415
+    from loopbox.lab.draw import Shown, draw_svg, draw_text  # noqa: PLC0415
 
     out, found = current_output(), _load(file)
+    shown = Shown()
+    if not plan and os.path.isdir(f"{runtime_path()}/labs"):
+        from loopbox.cli.lab_shown import look_at  # noqa: PLC0415
+
+        shown = look_at(found, out)
     if output is not None:
-        _write(output, draw_svg(found))
+        _write(output, draw_svg(found, shown=shown))
         out.say(f"wrote {output}")
     elif out.json:
-        out.emit({"lab": found.name, "svg": draw_svg(found)}, lambda: "")
+        document = {
+            "lab": found.name,
+            "up": shown.is_live,
+            "cut": sorted(shown.cut),
+            "sessions": dict(shown.sessions),
+            "svg": draw_svg(found, shown=shown),
+        }
+        out.emit(document, lambda: "")
     else:
-        click.echo(draw_svg(found) if svg else draw_text(found), nl=False)
+        text = draw_svg(found, shown=shown) if svg else draw_text(found, shown=shown)
+        click.echo(text, nl=False)
 
 
 @lab.command()
@@ -205,7 +228,8 @@ def config(file: Path, box: str | None) -> None:
         routers = [item for item in routers if item.name == box]
         if not routers:
             raise UsageError(f"cannot show `{box}`: the lab has no such router")
-    texts = {item.name: render_frr_conf(found, item) for item in routers}
+    own = _own_configs(found)
+    texts = {item.name: own.get(item.name) or render_frr_conf(found, item) for item in routers}
     out.emit(texts, lambda: "\n".join(texts.values()))
 
 
@@ -233,7 +257,7 @@ def export(file: Path, target: str, output: Path | None, image: str | None) -> N
     from loopbox.lab.containerlab import IMAGE, export_lab  # noqa: PLC0415
 
     out, found = current_output(), _load(file)
-    made = export_lab(found, image=image or IMAGE)
+    made = export_lab(found, image=image or IMAGE, own=_own_configs(found))
     folder = output or Path(f"{found.name}.clab")
     for name, text in made.files.items():
         _write(folder / name, text)
@@ -258,16 +282,28 @@ def import_(file: Path, output: Path | None) -> None:
     loopbox import dc.clab.yml -o loopbox.toml
     """
     from loopbox.lab.importing import import_topology  # noqa: PLC0415
+    from loopbox.lab.topology import parse  # noqa: PLC0415
 
     out = current_output()
     made = import_topology(file)
     for item in made.left_out:
         out.say(f"left out: {item}")
+    try:
+        parse(made.text, path=output or Path("loopbox.toml"))
+    except ConfigError as error:
+        out.say(f"warning: not a lab yet: {error.message}")
     if output is not None:
         _write(output, made.text)
         out.say(f"wrote {output}")
     document = {"text": made.text, "left_out": list(made.left_out)}
     out.emit(document, lambda: "" if output is not None else made.text.rstrip())
+
+
+def _own_configs(found: Lab) -> dict[str, str]:
+    """The text of each `config` that a box names."""
+    from loopbox.lab.labfile import read_text  # noqa: PLC0415
+
+    return {box.name: read_text(box.config) for box in found.boxes if box.config is not None}
 
 
 def _write(path: Path, text: str) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from loopbox.cli import asking, lab_shown
 from loopbox.cli.lab_boxes import (
     Ended,
     KeeperBoxes,
@@ -30,6 +31,7 @@ from loopbox.lab.records import Lab, Link
 from loopbox.lab.runner import Outcome, Runner, links_named, view_of
 from loopbox.places import open_runtime_directory
 from loopbox.rules.naming import parse_box_name
+from loopbox.rules.routing import RULES
 
 _LAB = click.option("--lab", metavar="LAB", help="Which lab, when several are up.")
 
@@ -131,6 +133,14 @@ def take_down(
     return gone, tuple(name for name in names if name not in known)
 
 
+def forget_gone() -> None:
+    """Forget labs of which no box is up any more: ended one by one."""
+    up = asking.names_up()
+    for record in memory().all():
+        if record.done and not up.intersection(record.places):
+            memory().forget(record)
+
+
 def _grace(record: LabRecord, asked: float | None) -> float:
     """Routers have nothing to save; services may."""
     if asked is not None:
@@ -159,7 +169,7 @@ def link() -> None:
 @link.command("ls")
 @_LAB
 def list_links(lab: str | None) -> None:
-    """List links with their ends and state (up, cut, silent).
+    """List links with their ends and state (up, cut, silent; gone with the box at an end).
 
     \b
     loopbox link ls --json
@@ -168,8 +178,9 @@ def list_links(lab: str | None) -> None:
     records = [find_lab(lab)] if lab is not None else memory().all()
     if lab is None and (here := labs_here()):
         records = here
+    up = asking.names_up()
     documents = [
-        _link_document(record, link)
+        _link_document(record, link, up=up)
         for record in records
         for link in memory().lab_of(record).links
     ]  # fmt: skip
@@ -188,16 +199,22 @@ def list_links(lab: str | None) -> None:
             )
             for item in documents
         ]  # fmt: skip
+        if any(item["state"] == "gone" for item in documents):
+            out.hint("a lab is not whole: make it anew with loopbox up FILE")
         return table(rows, header=("LINK", "STATE", "ENDS"))
 
     out.emit({"links": documents}, render)
 
 
-def _link_document(record: LabRecord, link: Link) -> dict[str, Any]:
+def _link_document(
+    record: LabRecord, link: Link, *, up: Collection[str] | None = None
+) -> dict[str, Any]:
+    """`up`: the boxes that are; without it all of the lab's."""
+    there = record.places if up is None else up
     return {
         "name": link.name,
         "lab": record.lab,
-        "state": record.cut.get(link.name, "up"),
+        "state": lab_shown.state_of(record, link, up=there),
         "ends": [
             {
                 "box": record.boxes[end.box],
@@ -268,14 +285,18 @@ def _change(words: tuple[str, ...], lab_name: str | None, *, state: str) -> None
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("box")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- VTYSH COMMAND]")
+@click.option(
+    "--as", "makers", multiple=True, type=click.Choice(list(RULES)), help="The ID by this rule too."
+)
 @_LAB
-def router(box: str, command: tuple[str, ...], lab: str | None) -> int:
+def router(box: str, command: tuple[str, ...], makers: tuple[str, ...], lab: str | None) -> int:
     """Show a router: its ID and why, OSPF neighbours, BGP sessions, routes.
 
     With a command: what FRR's own shell (vtysh) says to it.
 
     \b
     loopbox router r1.triangle --json
+    loopbox router r1 --as junos --as bird
     loopbox router r1 -- show ip ospf neighbor
     """
     out = current_output()
@@ -284,6 +305,8 @@ def router(box: str, command: tuple[str, ...], lab: str | None) -> int:
     if command:
         return _vtysh(view.directory, " ".join(command))
     document = view.document()
+    if makers:
+        document["router_ids_as"] = {maker: view.router_id_as(maker) for maker in makers}
     out.emit(document, lambda: _render_router(out, record.boxes[view.name], document))
     return 0
 
@@ -312,6 +335,10 @@ def _vtysh(directory: Path, command: str) -> int:
 def _render_router(out: Output, name: str, document: dict[str, Any]) -> str:
     head = out.style(name, bold=True)
     parts = [f"{head}  {document['router_id']}  ({document['router_id_reason']})"]
+    parts[0] += "".join(
+        f"\n  as {maker}: {found['router_id']} ({found['reason']})"
+        for maker, found in document.get("router_ids_as", {}).items()
+    )
     sections: tuple[tuple[list[dict[str, Any]], tuple[str, ...], tuple[str, ...]], ...] = (
         (
             document["ospf"]["neighbors"],

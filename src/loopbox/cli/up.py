@@ -68,7 +68,8 @@ def _read(file: Path | None) -> tuple[Path, ProjectSettings, Path]:
     if file is not None:
         if file.is_dir():
             file = file / "loopbox.toml"
-        return file.resolve().parent, read_settings_file(file), file.resolve()
+        settings = read_settings_file(file)  # says it of a file that cannot even be resolved
+        return file.resolve().parent, settings, file.resolve()
     project = read_project(Path(asking.here()))
     if project.settings_file is None:
         raise ConfigError(

@@ -18,7 +18,6 @@ import datetime
 import functools
 import logging
 import os
-import socket
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 
@@ -31,6 +30,7 @@ from loopbox.keeper.known import Known
 from loopbox.keeper.records import Records
 from loopbox.keeper.relay import Relay
 from loopbox.keeper.roam import Roamer
+from loopbox.keeper.shown import Result
 from loopbox.keeper.watch import Watch
 from loopbox.keeper.wayout import WayOut
 from loopbox.kernel.limits import demand_descriptors
@@ -273,7 +273,7 @@ class Life:
     async def listeners_of(self, box: HeldBox) -> tuple[ListeningSocket, ...]:
         """What waits for peers in the box now, the keeper's own sockets left out."""
         hidden = self._way_out.own_inodes(box.group)
-        found = await self._roamer.inside(box.namespaces.net, listening_here)
+        found = await self.inside(box, listening_here)
         return tuple(one for one in found if one.inode not in hidden)
 
     async def look(self, box: HeldBox) -> None:
@@ -293,11 +293,9 @@ class Life:
             owner=None if box.admits_anyone else os.getuid(),
         )
 
-    async def socket_in(self, box: HeldBox, *, family: int, kind: int) -> int:
-        """A new socket that lives in the box; the caller closes it."""
-        return await self._roamer.inside(
-            box.namespaces.net, lambda: socket.socket(family, kind).detach()
-        )
+    async def inside(self, box: HeldBox, function: Callable[[], Result]) -> Result:
+        """What the function gives in the box's network."""
+        return await self._roamer.inside(box.namespaces.net, function)
 
     def forget_gone(self) -> None:
         """Forget the names of boxes that were up."""

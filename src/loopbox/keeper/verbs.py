@@ -15,6 +15,7 @@ import asyncio
 import itertools
 import math
 import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -271,7 +272,7 @@ class Verbs:
         """A new socket that lives in the box: `family` and `type` as numbers of the C library."""
         box = self._box(fields)
         family, kind = _number(fields.get("family", "")), _number(fields.get("type", ""))
-        fd = await self._life.socket_in(box, family=family, kind=kind)
+        fd = await self._life.inside(box, lambda: socket.socket(family, kind).detach())
         return Reply(descriptors={"socket": fd}, release=(fd,))
 
     async def _make(self, _client: Client, fields: Fields) -> Reply:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from loopbox.keeper.frontdoor import FrontDoor
 from loopbox.keeper.holding import HeldBox, Record
 from loopbox.keeper.lifecycle import Life
+from loopbox.kernel.netlink import LOOPBACK_INDEX, KernelError, RouteSocket
 from loopbox.kernel.processes import command_of, members, socket_holders
 from loopbox.kernel.sockets import ListeningSocket
 from loopbox.model import Box, Listener, Process
@@ -29,6 +30,7 @@ async def show_boxes(life: Life, boxes: Sequence[HeldBox]) -> list[Box]:
     views = []
     for box in boxes:
         own = pids[box.namespaces.inode]
+        loopback = await life.inside(box, loopback_here)
         found = await life.listeners_of(box) if own else ()
         holders = socket_holders(own) if found else {}
         views.append(
@@ -38,17 +40,32 @@ async def show_boxes(life: Life, boxes: Sequence[HeldBox]) -> list[Box]:
                 address=str(box.address),
                 directory=box.directory,
                 created=box.created,
+                loopback=loopback,
                 listeners=tuple(
                     show_listener(box, socket, holders, door=life.front_door) for socket in found
                 ),
                 processes=tuple(Process(pid, command_of(pid)) for pid in sorted(own)),
                 forward=box.forward,
-                egress_policy=box.egress,
+                egress_policy="none" if box.sealed else box.egress,
                 kept=box.kept,
                 problems=box.problems,
             )
         )
     return views
+
+
+_EVERY_BOX_HAS = ("127.0.0.1/8", "::1/128")
+
+
+def loopback_here() -> tuple[str, ...]:
+    """The addresses of lo in the calling thread's network, IPv4's first."""
+    try:
+        with RouteSocket() as route:
+            found = [item for item in route.addresses() if item.index == LOOPBACK_INDEX]
+    except (OSError, KernelError):  # no descriptors left, say: what every box has at least
+        return _EVERY_BOX_HAS
+    found.sort(key=lambda item: item.interface.version)
+    return tuple(str(item.interface) for item in found)
 
 
 def show_stopped(record: Record) -> Box:
@@ -71,6 +88,9 @@ def show_listener(
     pid = holders.get(socket.inode)
     port = socket.port
     problem = box.doors.get((socket.protocol, port))
+    if problem is None and not box.counters:
+        # Daemons of a lab came without the keeper; it watches from the first entry on.
+        problem = f"not opened before somebody enters the box: loopbox exec {box.name} -- true"
     is_open = (socket.protocol, port) in box.doors and problem is None
     url = None
     if socket.protocol == "tcp" and problem is None:

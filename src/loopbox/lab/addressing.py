@@ -31,7 +31,7 @@ LINKS_6 = IPv6Network("fd00:254::/48")
 LOOPBACKS_4 = IPv4Network("10.255.0.0/16")
 LOOPBACKS_6 = IPv6Network("fd00:255::/48")
 IFNAMSIZ = 15
-_TAKEN_NAMES = frozenset({"lo", "all", "default"})
+TAKEN_NAMES = frozenset({"lo", "all", "default"})
 
 
 class Pool:
@@ -82,19 +82,23 @@ def number_ends(subnet: Network, ends: int) -> list[Interface] | None:
     return [ip_interface(f"{kind(base + i)}/{subnet.prefixlen}") for i in range(ends)]
 
 
-def interface_names(links: Sequence[str], *, peers: Sequence[str]) -> list[str]:
+def interface_names(
+    links: Sequence[str], *, peers: Sequence[str], taken: Iterable[str] = ()
+) -> list[str]:
     """Device names in one box, one per link: the peer's name, the link's for a bridge (peer "").
 
     A second link to the same peer gets `-2`; what is too long is cut and marked with a hash.
+    None of `taken` is given.
     """
     names: list[str] = []
-    used = set(_TAKEN_NAMES)
+    used = {*TAKEN_NAMES, *taken}
+    counts: dict[str, int] = {}
     for link, peer in zip(links, peers, strict=True):
         base = peer or link
-        name, count = _fitted(base), 1
+        name = _fitted(base)
         while name in used:
-            count += 1
-            name = _fitted(f"{base}-{count}")
+            counts[base] = counts.get(base, 1) + 1
+            name = _fitted(f"{base}-{counts[base]}")
         used.add(name)
         names.append(name)
     return names

@@ -35,6 +35,7 @@ from loopbox.lab.frr_state import (
     parse_routes,
     parse_sessions,
 )
+from loopbox.lab.outcomes import router_ids
 from loopbox.lab.records import Lab, LabBox, Session
 from loopbox.lab.wiring import ospf_interface
 from loopbox.rules.routing import why_not_neighbours
@@ -69,10 +70,23 @@ class RouterView:
     @property
     def router_id(self) -> str | None:
         """The ID the router runs under."""
-        if "ospfd" in self._daemons.daemons and (found := parse_router_id(self._ask("ospf"))):
-            return found
+        questions = ("ospf",) if self.box.config is None else ("ospf", "bgp")
+        for question in questions:
+            if found := parse_router_id(self._ask(question)):
+                return found
         chosen = None if self.box.router_id is None else self.box.router_id.value
         return None if chosen is None else str(chosen)
+
+    @property
+    def router_id_reason(self) -> str | None:
+        """Why it is that one."""
+        if self.box.config is not None:
+            return f"as {self.box.config.name} has it"
+        return None if self.box.router_id is None else self.box.router_id.reason
+
+    def router_id_as(self, maker: str) -> dict[str, str | None]:
+        """The ID that a router of this maker would take with these addresses, and why."""
+        return router_ids(self.lab, rule=maker).get(self.name, {"router_id": None, "reason": None})
 
     def neighbours(self) -> list[Neighbour]:
         """OSPF neighbours; none where no OSPF runs."""
@@ -118,7 +132,15 @@ class RouterView:
         return True
 
     def document(self) -> dict[str, Any]:
-        """The contract's router."""
+        """What `loopbox router` shows."""
+        return {
+            **self.state(),
+            "router_id_reason": self.router_id_reason,
+            "routes": [item.as_json() for item in self.routes()],
+        }
+
+    def state(self) -> dict[str, Any]:
+        """The router of the contract's BOX. Raises BoxError where a daemon is gone."""
         names = {name: session for session, name in self._expected_sessions()}
         sessions = []
         for found in self.sessions():
@@ -127,13 +149,10 @@ class RouterView:
             if session is not None:
                 document |= {"box": self._peer_of(session), "name": session.name}
             sessions.append(document)
-        choice = self.box.router_id
         return {
             "router_id": self.router_id,
-            "router_id_reason": None if choice is None else choice.reason,
             "ospf": {"neighbors": [item.as_json() for item in self.neighbours()]},
             "bgp": {"sessions": sessions},
-            "routes": [item.as_json() for item in self.routes()],
         }
 
     # -- what should be -----------------------------------------------------------------------

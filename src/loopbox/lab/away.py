@@ -31,6 +31,7 @@ from loopbox.kernel.links import apply_shape, silence, unsilence
 from loopbox.kernel.namespaces import owner_of
 from loopbox.kernel.netlink import KernelError, Request, RouteSocket
 from loopbox.kernel.syscalls import CLONE_NEWNET, CLONE_NEWUSER, setns
+from loopbox.lab import own_config
 from loopbox.lab.frr import HEADER, render, sysctls
 from loopbox.lab.frr import daemons as daemons_of
 from loopbox.lab.frr_daemons import RouterDaemons, start_all
@@ -227,7 +228,7 @@ def start_routers(lab: Lab, places: Places, runs: Path, *, seconds: float) -> No
     asyncio.run(start_all(list(routers.values()), spawn=spawn, seconds=seconds))
     for box in _routers(lab):
         if box.config is not None:
-            _configure(routers[box.name].directory, box.config)
+            own_config.hand_over(routers[box.name].directory, box.config)
 
 
 def needs_root(box: LabBox) -> bool:
@@ -277,23 +278,6 @@ def start_checks(lab: Lab, places: Places, runs: Path) -> None:
 
 def _routers(lab: Lab) -> list[LabBox]:
     return [box for box in lab.boxes if box.is_router]
-
-
-def _configure(directory: Path, file: Path) -> None:
-    """Hand the user's own frr.conf to the daemons, by FRR's shell."""
-    done = subprocess.run(
-        ["vtysh", "--vty_socket", str(directory), "--config_dir", str(directory), "-f", str(file)],
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-    if done.returncode:
-        words = (done.stdout + done.stderr).strip().rpartition("\n")[2]
-        raise HostError(
-            f"cannot configure `{directory.name}` by `{file}`: {words or 'vtysh refused it'}",
-            hint=f"try it: vtysh -C -f {file}",
-        )
 
 
 # -- cutting ----------------------------------------------------------------------------------

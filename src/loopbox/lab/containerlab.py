@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from loopbox.errors import ConfigError
@@ -46,13 +47,15 @@ class Import:
     left_out: tuple[str, ...]
 
 
-def export_lab(lab: Lab, *, image: str = IMAGE) -> Export:
-    """The lab as a containerlab topology."""
+def export_lab(
+    lab: Lab, *, image: str = IMAGE, own: Mapping[str, str] = MappingProxyType({})
+) -> Export:
+    """The lab as a containerlab topology; `own`: box to the text of the `config` it names."""
     files: dict[str, str] = {}
     left_out: list[str] = []
     nodes: dict[str, Any] = {}
     for box in lab.boxes:
-        nodes[box.name] = _node(lab, box, image, files, left_out)
+        nodes[box.name] = _node(lab, box, files, left_out, image=image, own=own)
     names = {(box.name, link.name): port for box in lab.boxes for link, port in _ports(lab, box)}
     links: list[dict[str, Any]] = []
     for link in lab.links:
@@ -90,11 +93,17 @@ def _link(link: Link, endpoints: list[str]) -> dict[str, Any]:
 
 
 def _node(
-    lab: Lab, box: LabBox, image: str, files: dict[str, str], left_out: list[str]
+    lab: Lab,
+    box: LabBox,
+    files: dict[str, str],
+    left_out: list[str],
+    *,
+    image: str,
+    own: Mapping[str, str],
 ) -> dict[str, Any]:
     node: dict[str, Any] = {"kind": "linux", "image": image if box.is_router else HOST_IMAGE}
     if box.is_router:
-        conf = render_frr_conf(lab, box)
+        conf = own.get(box.name) or render_frr_conf(lab, box)
         for link, port in _ports(lab, box):
             old = link.end(box.name).interface
             conf = re.sub(rf"(?m)\b(interface|neighbor) {re.escape(old)}$", rf"\1 {port}", conf)
@@ -110,7 +119,7 @@ def _node(
             f"{box.name}/frr.conf:/etc/frr/frr.conf",
             f"{box.name}/daemons:/etc/frr/daemons",
         ]
-        if box.config is not None:
+        if box.config is not None and box.name not in own:
             left_out.append(f"box `{box.name}`: its own `{box.config.name}`: copy it over frr.conf")
     node["sysctls"] = {key: _number(value) for key, value in sysctls(box)}
     if commands := _commands(lab, box):
@@ -148,6 +157,7 @@ def _commands(lab: Lab, box: LabBox) -> list[str]:
 # --- import --------------------------------------------------------------------------------
 
 _LABEL = re.compile(r"[^a-z0-9-]+")
+_DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 _ADDRESS = re.compile(r"ip (?:-[46] )?addr(?:ess)? add (\S+) dev (\S+)")
 _NODE_KEYS_UNDERSTOOD = {"kind", "image", "binds", "exec", "mtu", "sysctls", "labels", "group"}
 
@@ -252,10 +262,10 @@ def _import_links(
         elif any(end[0] in ("host", "mgmt-net", "macvlan") for end in pair):
             left_out.append(f"link to the host: {pair[0][0]}, {pair[1][0]}")
         else:
-            lines += link_lines(pair, None, addresses, link.get("mtu"))
+            lines += link_lines(pair, None, addresses, mtu=link.get("mtu"))
     for bridge, members in sorted(ports.items()):
         if len(members) >= 2:
-            lines += link_lines(members, bridge, addresses, None)
+            lines += link_lines(members, bridge, addresses)
         else:
             left_out.append(f"bridge `{bridge}`: fewer than two nodes are on it")
     return lines
@@ -272,16 +282,24 @@ def link_lines(
     ends: list[tuple[str, str]],
     name: str | None,
     addresses: Mapping[tuple[str, str], list[str]],
-    mtu: Any,
+    *,
+    mtu: Any = None,
+    subnet: str | None = None,
 ) -> list[str]:
-    """A `[[link]]` table; addresses only when every end has some."""
+    """A `[[link]]` table; addresses only when every end has some, else the subnet if known."""
     lines = ["[[link]]", f"ends = [{', '.join(quoted(label(node)) for node, _ in ends)}]"]
+    devices = [device for _, device in ends]
+    if all(_DEVICE.fullmatch(device) for device in devices):
+        # Configurations that come along speak of them.
+        lines.append(f"interfaces = [{', '.join(map(quoted, devices))}]")
     if name is not None:
         lines.append(f"name = {quoted(label(name))}")
     given = [addresses.get(end, []) for end in ends]
     if all(given):
         rows = (f"[{', '.join(map(quoted, row))}]" for row in given)
         lines.append(f"addresses = [{', '.join(rows)}]")
+    elif subnet is not None:
+        lines.append(f"subnet = {quoted(subnet)}")
     if mtu and mtu != 1500:
         lines.append(f"mtu = {mtu}")
     return [*lines, ""]

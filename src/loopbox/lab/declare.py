@@ -15,7 +15,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, ip_address, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv6Address,
+    IPv6Interface,
+    ip_address,
+    ip_network,
+)
 from typing import Any
 
 from loopbox.lab.records import (
@@ -32,6 +39,8 @@ from loopbox.lab.tables import Table, shown
 from loopbox.rules.routing import Timers, why_ineligible
 
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_BGP_EXAMPLE = "bgp = { as = 65000 }"
+_SERVICE_EXAMPLE = '[box.r1.services.web] with run = "python3 -m http.server 8000"'
 BOX_KEYS = (
     "loopback",
     "anycast",
@@ -104,14 +113,22 @@ def declare_box(name: str, table: Table, *, timers: Timers) -> BoxDraft:
             hint="use a-z, 0-9 and -, at most 63 characters, no dot",
         )
     table.known(BOX_KEYS, what=f"box `{name}`")
-    ospf_table, bgp_table = table.child("ospf"), table.child("bgp")
+    ospf_table, bgp_table = table.child("ospf"), table.child("bgp", example=_BGP_EXAMPLE)
     loopback = table.items("loopback", example="10.255.0.1/32")
     auto = loopback == ["auto"]
     config = table.text("config", example="r1.conf")
     virtual = _interfaces(table, "virtual")
+    own = () if auto else _interfaces(table, "loopback")
+    for item in virtual:
+        if item.ip in {one.ip for one in own}:
+            raise table.error(
+                f"duplicate address: `{item.ip}` of box `{name}` is `virtual` and `loopback`",
+                hint="take it out of one of them",
+                at=("virtual",),
+            )
     box = LabBox(
         name,
-        loopback=() if auto else _interfaces(table, "loopback"),
+        loopback=own,
         anycast=_anycast(table),
         virtual=virtual,
         quiet_arp=table.choice("arp", ("normal", "quiet"), default="quiet" if virtual else "normal")
@@ -137,18 +154,38 @@ def _interfaces(table: Table, key: str) -> tuple[Interface, ...]:
         table.interface(value, key=key) for value in table.items(key, example="10.255.0.1/32")
     )
     for item in found:
-        refuse_host_loopback(table, key, item)
+        refuse_unusable(table, key, item)
     return found
 
 
-def refuse_host_loopback(table: Table, key: str, item: Interface) -> None:
-    """ConfigError for 127/8 and ::1, which mean something else in every box."""
-    if item.ip.is_loopback:
+def refuse_unusable(table: Table, key: str, item: Interface | Network) -> None:
+    """ConfigError for what cannot be an address of a box: 127/8, ::1, multicast and their like."""
+    address = item.ip if isinstance(item, IPv4Interface | IPv6Interface) else item.network_address
+    if address.is_loopback:
         raise table.error(
             f"`{item}` is host loopback: every box has it already and no router may tell it",
             hint=f"give {key} an address that routers can forward, such as 10.255.0.1/32",
             at=(key,),
         )
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    for why, is_so in (
+        ("multicast", address.is_multicast),
+        ("no address of a device", _is_this_network(address)),
+        ("the broadcast address", str(address) == "255.255.255.255"),
+        ("an IPv4 address in IPv6's clothes", mapped is not None),
+        ("bound to a zone", getattr(address, "scope_id", None) is not None),
+    ):
+        if is_so:
+            raise table.error(
+                f"`{item}` cannot be an address of a box: it is {why}",
+                hint=f"give {key} a unicast address, such as 10.255.0.1/32 or 2001:db8::1/128",
+                at=(key,),
+            )
+
+
+def _is_this_network(address: Address) -> bool:
+    """0.0.0.0/8 (RFC 1122, section 3.2.1.3) and `::`."""
+    return int(address) >> 24 == 0 if address.version == 4 else int(address) == 0
 
 
 def _anycast(table: Table) -> tuple[Anycast, ...]:
@@ -158,7 +195,7 @@ def _anycast(table: Table) -> tuple[Anycast, ...]:
         inner = Table(entry, (*table.path, "anycast"), table.places, table.file)
         inner.known(("address", "check", "every"), what="`anycast`")
         address = inner.interface(entry.get("address"), key="anycast")
-        refuse_host_loopback(table, "anycast", address)
+        refuse_unusable(inner, "anycast", address)
         check = inner.text("check", example="curl -fs http://127.0.0.1/")
         every = inner.number("every", low=0.1, high=3600, default=1.0, whole=False)
         found.append(Anycast(address, check, every))
@@ -167,14 +204,14 @@ def _anycast(table: Table) -> tuple[Anycast, ...]:
 
 def _services(table: Table) -> tuple[Service, ...]:
     found = []
-    for name, inner in table.children("services"):
+    for name, inner in table.children("services", example=_SERVICE_EXAMPLE):
         inner.known(("run", "ready"), what=f"service `{name}`")
         run = inner.text("run", example="python3 -m http.server 8000")
         if run is None:
             raise inner.error(
                 f"service `{name}` has no `run`", hint='write run = "the command line"'
             )
-        ready = int(inner.number("ready", low=0, high=65535, default=0))
+        ready = int(inner.number("ready", low=1, high=65535, default=8000)) * ("ready" in inner)
         found.append(Service(name, run, ready or None))
     return tuple(found)
 
@@ -227,7 +264,7 @@ def _with_bgp(draft: BoxDraft, table: Table, timers: Timers) -> BoxDraft:
     asn = table.data.get("as")
     if isinstance(asn, bool) or not isinstance(asn, int) or not 1 <= asn <= 4294967294:
         raise table.error(
-            f"bad AS number {shown(asn)}" if asn is not None else "`bgp` has no AS number",
+            f"bad AS number {shown(asn)}" if "as" in table else "`bgp` has no AS number",
             hint="write as = 65000: a number from 1 to 4294967294, private ones start at 64512",
             at=("as",),
         )
@@ -263,7 +300,7 @@ def _with_bgp(draft: BoxDraft, table: Table, timers: Timers) -> BoxDraft:
 
 
 def _sources(table: Table) -> tuple[str, ...]:
-    chosen = table.choice("source", ("loopback", "link", "both", ""), default="")
+    chosen = table.choice("source", ("loopback", "link", "both"), default="")
     return {"": (), "both": ("loopback", "link")}.get(chosen, (chosen,))
 
 

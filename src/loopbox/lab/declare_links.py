@@ -15,13 +15,15 @@ import re
 from dataclasses import dataclass
 from ipaddress import IPv4Interface
 
-from loopbox.lab.declare import LABEL, read_area, refuse_host_loopback
+from loopbox.lab.addressing import IFNAMSIZ, TAKEN_NAMES
+from loopbox.lab.declare import LABEL, read_area, refuse_unusable
 from loopbox.lab.records import Interface, Network
 from loopbox.lab.tables import Table, quoted, shown
 
 LINK_KEYS = (
     "ends",
     "name",
+    "interfaces",
     "addresses",
     "subnet",
     "cost",
@@ -32,8 +34,11 @@ LINK_KEYS = (
     "loss",
     "delay",
     "rate",
-    "bridge",
 )
+MTU_6 = 1280
+"""The least that a link with IPv6 carries (RFC 8200, section 5)."""
+_MOST_RATE = 10**12
+_DEVICE = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{IFNAMSIZ - 1}}}")
 RATE = re.compile(r"(\d+(?:\.\d+)?)(k|m|g)?bit", re.IGNORECASE)
 _SCALE = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
@@ -45,6 +50,8 @@ class LinkDraft:
     table: Table
     ends: tuple[str, ...]
     name: str | None
+    interfaces: tuple[str, ...]
+    """Names of the devices at the ends; empty: worked out."""
     addresses: tuple[tuple[Interface, ...], ...] | None
     subnets: tuple[Network, ...]
     costs: tuple[int, ...]
@@ -84,19 +91,13 @@ def declare_link(table: Table) -> LinkDraft:
             hint="take `unnumbered` or the addresses out",
             at=("unnumbered",),
         )
-    rate = table.text("rate", example="10mbit")
-    matched = RATE.fullmatch(rate) if rate else None
-    if rate and not matched:
-        raise table.error(
-            f"{shown(rate)} is not a rate", hint=f"write rate = {quoted('10mbit')}", at=("rate",)
-        )
-    subnets = table.items("subnet", example="10.0.12.0/31")
     return LinkDraft(
         table,
         ends,
         name,
+        _interfaces(table, ends),
         _link_addresses(table, ends),
-        tuple(table.network(item, key="subnet") for item in subnets),
+        _subnets(table),
         _costs(table, ends),
         int(table.number("mtu", low=576, high=65521, default=1500)),
         read_area(table),
@@ -104,8 +105,59 @@ def declare_link(table: Table) -> LinkDraft:
         unnumbered,
         table.number("loss", low=0, high=100, default=0, whole=False),
         table.number("delay", low=0, high=60000, default=0, whole=False),
-        int(float(matched[1]) * _SCALE[(matched[2] or "").lower()]) if matched else 0,
+        _rate(table),
     )
+
+
+def _interfaces(table: Table, ends: tuple[str, ...]) -> tuple[str, ...]:
+    names = table.names("interfaces", example="eth1")
+    if "interfaces" in table and len(names) != len(ends):
+        raise table.error(
+            f"`interfaces` must have one name for each of the {len(ends)} ends",
+            hint='write interfaces = ["eth1", "eth2"]',
+            at=("interfaces",),
+        )
+    for name in names:
+        if not _DEVICE.fullmatch(name) or name in TAKEN_NAMES:
+            raise table.error(
+                f"{shown(name)} is no name for a device",
+                hint=f"use at most {IFNAMSIZ} letters, digits, dots, hyphens; not lo, all, default",
+                at=("interfaces",),
+            )
+    return names
+
+
+def _rate(table: Table) -> int:
+    """Bits per second; 0 where none is written."""
+    text = table.text("rate", example="10mbit")
+    if text is None:
+        return 0
+    matched = RATE.fullmatch(text)
+    rate = int(float(matched[1]) * _SCALE[(matched[2] or "").lower()]) if matched else 0
+    if not 1000 <= rate <= _MOST_RATE:
+        why = "" if matched is None else ": from 1kbit to 1000gbit"
+        raise table.error(
+            f"{shown(text)} is not a rate{why}",
+            hint=f"write rate = {quoted('10mbit')}",
+            at=("rate",),
+        )
+    return rate
+
+
+def _subnets(table: Table) -> tuple[Network, ...]:
+    found = tuple(
+        table.network(item, key="subnet") for item in table.items("subnet", example="10.0.12.0/31")
+    )
+    for item in found:
+        refuse_unusable(table, "subnet", item)
+    versions = [item.version for item in found]
+    if len(set(versions)) < len(versions):
+        raise table.error(
+            "a link has at most one subnet of IPv4 and one of IPv6",
+            hint='write subnet = ["10.0.12.0/31", "2001:db8:12::/127"]',
+            at=("subnet",),
+        )
+    return found
 
 
 def _costs(table: Table, ends: tuple[str, ...]) -> tuple[int, ...]:
@@ -137,7 +189,13 @@ def _link_addresses(
                 hint=f"the ends are {', '.join(ends)}",
                 at=("addresses",),
             )
-        value = [value.get(end, []) for end in ends]
+        if missing := [end for end in ends if end not in value]:
+            raise table.error(
+                f"`addresses` has none for end `{missing[0]}`",
+                hint=f"write {missing[0]} = [] there if it shall have none",
+                at=("addresses",),
+            )
+        value = [value[end] for end in ends]
     if not isinstance(value, list) or len(value) != len(ends):
         raise table.error(
             f"`addresses` must have one entry for each of the {len(ends)} ends",
@@ -151,7 +209,7 @@ def _link_addresses(
             for item in (entry if isinstance(entry, list) else [entry])
         )
         for item in items:
-            refuse_host_loopback(table, "addresses", item)
+            refuse_unusable(table, "addresses", item)
             if _is_edge_of_subnet(item):
                 raise table.error(
                     f"`{item}` is the network or broadcast address of its subnet",

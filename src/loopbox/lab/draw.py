@@ -1,8 +1,8 @@
 """A lab as a picture: SVG for pages, text for terminals.
 
-Owns: layout (a circle for small labs, springs for larger ones, always the same for the same lab),
-and what a picture shows: boxes with loopbacks and router IDs, links with addresses, cut links,
-sessions with their states. Nothing is told by colour alone.
+Owns: what a picture shows: boxes with loopbacks and router IDs, links with addresses, cut links,
+sessions with their states, and the key to all that. Nothing is told by colour alone. Where boxes
+stand is `layout`'s.
 
 Must never: ask a running lab; the caller passes what it knows as `Shown`.
 
@@ -13,17 +13,16 @@ Example::
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from xml.sax.saxutils import escape, quoteattr
 
+from loopbox.lab.layout import Point, layout
 from loopbox.lab.records import End, Lab, LabBox, Link, Session
 
-Point = tuple[float, float]
-CIRCLE_UP_TO = 12
-"""More boxes than this and a circle is harder to read than springs."""
 BOX_WIDTH, LINE_HEIGHT = 150, 16
+_STEEP = 240
+"""Pixels between the rows of `layout`, less a little."""
 
 _STYLE = """
 text{font:12px ui-monospace,SFMono-Regular,Menlo,monospace;fill:#222}
@@ -47,13 +46,14 @@ class Shown:
     """Names of links that are cut."""
     sessions: Mapping[str, str] = field(default_factory=dict)
     """Name of a session to its state, as FRR calls it."""
+    is_live: bool = False
+    """Whether this is a lab that is up."""
 
 
 def draw_text(lab: Lab, *, shown: Shown | None = None) -> str:
     """The lab as a tree of lines, boxes in the file's order; ends with a newline."""
     shown = shown or Shown()
-    size = f"{_count(len(lab.boxes), 'box', 'boxes')}, {_count(len(lab.links), 'link', 'links')}"
-    lines = [f"{lab.name}: {size}, timers {lab.timers.name}"]
+    lines = [f"{lab.name}: {_summary(lab, shown)}"]
     for box in lab.boxes:
         lines += ["", "  ".join([box.name, *_facts(box)])]
         links = lab.links_of(box.name)
@@ -68,6 +68,18 @@ def draw_text(lab: Lab, *, shown: Shown | None = None) -> str:
             for session in lab.sessions
         ]
     return "\n".join(lines) + "\n"
+
+
+def _summary(lab: Lab, shown: Shown) -> str:
+    """How large it is, and how it is now or how it is meant to be."""
+    words = [_count(len(lab.boxes), "box", "boxes"), _count(len(lab.links), "link", "links")]
+    if not shown.is_live:
+        return ", ".join([*words, f"timers {lab.timers.name}"])
+    words.append(f"{len(shown.cut)} cut")
+    if shown.sessions:
+        held = sum(state == "Established" for state in shown.sessions.values())
+        words.append(f"{held} of {len(shown.sessions)} sessions Established")
+    return ", ".join(words)
 
 
 def _count(number: int, one: str, many: str) -> str:
@@ -114,51 +126,23 @@ def _session_line(session: Session, shown: Shown) -> str:
 def draw_svg(lab: Lab, *, shown: Shown | None = None) -> str:
     """The lab as one SVG document, readable on light and dark pages."""
     shown = shown or Shown()
-    places = layout(lab)
-    width = max(x for x, _ in places.values()) + BOX_WIDTH if places else BOX_WIDTH
-    height = max(y for _, y in places.values()) + 90 if places else 90
+    places = layout(lab, width=BOX_WIDTH)
+    width = max([x + BOX_WIDTH for x, _ in places.values()], default=BOX_WIDTH)
+    width = max(width, _KEY_WIDTH)
+    height = max([y for _, y in places.values()], default=0) + 110
     body = [
         *(_svg_link(link, places, shown) for link in lab.links),
         *(_svg_session(session, places, shown) for session in lab.sessions),
         *(_svg_label(link, places, shown) for link in lab.links),
         *(_svg_box(box, places[box.name]) for box in lab.boxes),
+        *_svg_key(lab, shown, height),
     ]
-    title = escape(f"{lab.name}: {len(lab.boxes)} boxes, {len(lab.links)} links")
+    title = escape(f"{lab.name}: {_summary(lab, shown)}")
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
         f'width="{width:.0f}" height="{height:.0f}" role="img">\n'
         f"<title>{title}</title>\n<style>{_STYLE}</style>\n" + "\n".join(body) + "\n</svg>\n"
     )
-
-
-def layout(lab: Lab) -> dict[str, Point]:
-    """Where each box stands: its centre, in pixels from the top left."""
-    names = [box.name for box in lab.boxes]
-    if len(names) <= CIRCLE_UP_TO:
-        radius = 0.0 if len(names) == 1 else max(150.0, 38.0 * len(names))
-        turns = [2 * math.pi * index / len(names) - math.pi / 2 for index in range(len(names))]
-        points = [(radius * 1.3 * math.cos(turn), radius * math.sin(turn)) for turn in turns]
-    else:
-        points = _springs(lab, names)
-    left = min((x for x, _ in points), default=0) - BOX_WIDTH
-    top = min((y for _, y in points), default=0) - 70
-    return {name: (x - left, y - top) for name, (x, y) in zip(names, points, strict=True)}
-
-
-def _springs(lab: Lab, names: list[str]) -> list[Point]:
-    """A force-directed layout; rustworkx, seeded, so that it is the same every time."""
-    import rustworkx as rx  # noqa: PLC0415  only large labs pay for it
-
-    graph: rx.PyGraph[str, None] = rx.PyGraph()
-    graph.add_nodes_from(names)
-    number = {name: index for index, name in enumerate(names)}
-    for link in lab.links:
-        hub = number[link.ends[0].box]
-        for end in link.ends[1:]:
-            graph.add_edge(hub, number[end.box], None)
-    found = rx.spring_layout(graph, seed=7, num_iter=120)
-    scale = 130 * math.sqrt(len(names))
-    return [(found[index][0] * scale * 1.4, found[index][1] * scale) for index in range(len(names))]
 
 
 def _svg_box(box: LabBox, place: Point) -> str:
@@ -199,20 +183,38 @@ def _svg_link(link: Link, places: Mapping[str, Point], shown: Shown) -> str:
 
 
 def _middle(link: Link, places: Mapping[str, Point]) -> Point:
-    """Where the name of a link stands; parallel links lie side by side."""
+    """Where the curve of a link passes; parallel links lie side by side."""
     ends = [places[end.box] for end in link.ends]
     x, y = (sum(x for x, _ in ends) / len(ends), sum(y for _, y in ends) / len(ends))
     return x, y - 34 * _rank(link)
 
 
+def _label_place(link: Link, places: Mapping[str, Point]) -> Point:
+    """Where its name stands: in the middle, or on a steep line nearer to the lower end.
+
+    Between two rows the middles of many links fall together.
+    """
+    x, y = _middle(link, places)
+    if link.is_bridge:
+        return x, y
+    (x1, y1), (x2, y2) = sorted((places[end.box] for end in link.ends), key=lambda at: at[1])
+    if y2 - y1 < _STEEP:
+        return x, y
+    return x + (x2 - x1) * 0.18, y + (y2 - y1) * 0.18
+
+
 def _svg_label(link: Link, places: Mapping[str, Point], shown: Shown) -> str:
     """Name and subnet of a link, above everything but boxes."""
-    hub, is_cut = _middle(link, places), link.name in shown.cut
+    hub, is_cut = _label_place(link, places), link.name in shown.cut
     words = link.name + (" (cut)" if is_cut else "")
     networks = sorted({str(item.network) for end in link.ends for item in end.addresses[:1]})
     detail = "unnumbered" if link.unnumbered or not networks else networks[0]
+    costs = "" if not link.ospf else "  cost " + "/".join(
+        dict.fromkeys(str(end.cost) for end in link.ends)
+    )  # fmt: skip
+    ends = ", ".join(f"{end.box} {_address(end)}" for end in link.ends)
     return (
-        f"<g><title>{escape(f'{words} {detail}')}</title>"
+        f"<g><title>{escape(f'{words}  {ends}{costs}')}</title>"
         f'<text class="label" x="{hub[0]:.0f}" y="{hub[1] - 4:.0f}" '
         f'text-anchor="middle">{escape(words)}</text>'
         f'<text class="label small" x="{hub[0]:.0f}" y="{hub[1] + 8:.0f}" '
@@ -224,6 +226,28 @@ def _rank(link: Link) -> int:
     """0 for the first link of two boxes, 1 for the second: devices end in `-2` from there on."""
     tail = link.ends[0].interface.rpartition("-")[2]
     return int(tail) - 1 if not link.is_bridge and tail.isdecimal() and len(tail) < 3 else 0
+
+
+_KEY_WIDTH = 470.0
+
+
+def _svg_key(lab: Lab, shown: Shown, height: float) -> list[str]:
+    """The lab's name and state above, and below what the lines mean."""
+    y = height - 14
+    items = [("link", "link"), ("link cut", "cut link")]
+    if lab.sessions:
+        items += [("session", "BGP session"), ("session down", "session that is down")]
+    summary = f'<tspan dx="10">{escape(_summary(lab, shown))}</tspan>'
+    name = f'<tspan class="name">{escape(lab.name)}</tspan>'
+    parts = [f'<text x="16" y="24">{name}{summary}</text>']
+    x = 16.0
+    for style, words in items if shown.is_live else items[::2]:
+        parts.append(
+            f'<path class="{style}" d="M{x:.0f} {y - 4:.0f}h24"/>'
+            f'<text class="small" x="{x + 30:.0f}" y="{y:.0f}">{words}</text>'
+        )
+        x += 48 + 6.4 * len(words)
+    return parts
 
 
 def _line(style: str, start: Point, end: Point) -> str:
@@ -242,9 +266,13 @@ def _svg_session(session: Session, places: Mapping[str, Point], shown: Shown) ->
     is_down = state is not None and state != "Established"
     style = "session down" if is_down else "session"
     hover = escape(f"session {session.name}  {_session_line(session, shown)}")
+    # A third of the way along the bow: in the middle stands the link's name.
+    at = [
+        one * 0.45 + bend * 0.44 + two * 0.11
+        for one, bend, two in ((x1, mid[0], x2), (y1, mid[1], y2))
+    ]
     label = (
-        f'<text class="label small" x="{(mid[0] + (x1 + x2) / 2) / 2:.0f}" '
-        f'y="{(mid[1] + (y1 + y2) / 2) / 2:.0f}" text-anchor="middle">{escape(state or "")}</text>'
+        f'<text class="label small" x="{at[0]:.0f}" y="{at[1]:.0f}">{escape(state or "")}</text>'
         if is_down
         else ""
     )

@@ -18,6 +18,7 @@ from typing import Any
 QUESTIONS: Mapping[str, tuple[str, str]] = {
     "ospf": ("ospfd", "show ip ospf json"),
     "neighbours": ("ospfd", "show ip ospf neighbor json"),
+    "bgp": ("bgpd", "show bgp ipv4 unicast summary json"),
     "sessions": ("bgpd", "show bgp neighbors json"),
     "routes": ("zebra", "show ip route json"),
     "routes6": ("zebra", "show ipv6 route json"),
@@ -97,7 +98,7 @@ class RouteState:
 
 
 def parse_router_id(document: Mapping[str, Any]) -> str | None:
-    """The ID OSPF runs under."""
+    """The ID a daemon runs under, from `show ip ospf json` or a summary of BGP."""
     value = document.get("routerId")
     return str(value) if value else None
 

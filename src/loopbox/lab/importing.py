@@ -30,7 +30,13 @@ def import_topology(path: Path) -> Import:
     document = parse_data(read_text(path), path=path)
     topology = document.get("topology") if isinstance(document, Mapping) else None
     is_munet = isinstance(topology, Mapping) and isinstance(topology.get("nodes"), list)
-    return (import_munet if is_munet else import_lab)(document, name=path.name)
+    try:
+        return (import_munet if is_munet else import_lab)(document, name=path.name)
+    except (AttributeError, TypeError) as err:  # a value where a table should be, somewhere in it
+        raise ConfigError(
+            f"cannot import `{path}`: its topology is not built as containerlab's or munet's are",
+            hint="nodes, links and connections are tables; check it with the tool it is for",
+        ) from err
 
 
 def parse_data(text: str, *, path: Path) -> Any:

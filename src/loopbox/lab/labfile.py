@@ -12,8 +12,8 @@ Example::
 
 from __future__ import annotations
 
-import re
-import tomllib
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,24 +21,31 @@ from typing import Any
 from loopbox.errors import ConfigError
 from loopbox.lab.positions import Path as KeyPath
 from loopbox.lab.positions import find_lines
-from loopbox.lab.tables import Table, quoted
+from loopbox.lab.tables import Table, quoted, shown
+from loopbox.wire.tomlfile import Source
 
-MAX_BYTES = 16 * 1024 * 1024
-_AT = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+MAX_BYTES = 4 * 1024 * 1024
+"""As for every file of settings (kernel.projects)."""
 
 
 def read_text(path: Path) -> str:
     """The text of the file at `path`; ConfigError when it is missing, too large or not UTF-8."""
     try:
-        if path.stat().st_size > MAX_BYTES:
+        # Without blocking: a FIFO by that name would hold the command up for ever.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ConfigError(f"cannot read `{path}`: no regular file", hint="name a file")
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
             raise ConfigError(
                 f"cannot read `{path}`: larger than {MAX_BYTES // 1024 // 1024} MiB",
                 hint="is it a lab file?",
             )
-        return path.read_text(encoding="utf-8")
+        return data.decode()
     except OSError as err:
         raise ConfigError(
-            f"cannot read `{path}`: {err.strerror or err}", hint="check the path of the lab file"
+            f"cannot read `{path}`: {(err.strerror or str(err)).lower()}",
+            hint="check the path of the lab file",
         ) from err
     except UnicodeDecodeError as err:
         line = err.object[: err.start].count(b"\n") + 1
@@ -56,12 +63,19 @@ def read_document(text: str, *, path: Path, read: Callable[[Path], str] = read_t
 def _merged(
     text: str, path: Path, read: Callable[[Path], str], above: tuple[Path, ...]
 ) -> tuple[dict[str, Any], dict[KeyPath, tuple[Path, int]]]:
+    text = text.removeprefix("\ufeff")
     data = _load(text, path)
     places = {key: (path, line) for key, line in find_lines(text).items()}
     table = Table(data, (), places, path)
     merged: dict[str, Any] = {}
     merged_places: dict[KeyPath, tuple[Path, int]] = {}
     for name in table.names("extends", example="base.toml"):
+        if not name or not name.isprintable():
+            raise table.error(
+                f"cannot extend {shown(name)}: that is no path",
+                hint='write extends = "base.toml"',
+                at=("extends",),
+            )
         other = path.parent / name
         if any(_same(other, seen) for seen in above):
             chain = " extends ".join(f"`{item}`" for item in (*above, other))
@@ -72,7 +86,7 @@ def _merged(
             base_text = read(other)
         except (ConfigError, OSError) as err:
             raise table.error(
-                f"cannot extend {quoted(name)}: {getattr(err, 'message', err)}",
+                f"cannot extend {quoted(name)}: {_cause(err)}",
                 hint="paths in `extends` are relative to the file that holds them",
                 at=("extends",),
             ) from err
@@ -87,17 +101,19 @@ def _same(left: Path, right: Path) -> bool:
     return left.resolve() == right.resolve()
 
 
+def _cause(err: Exception) -> str:
+    """Why a file could not be read, without its path, which is named already."""
+    if isinstance(err, ConfigError):
+        return err.message.rpartition("`: ")[2]
+    return (getattr(err, "strerror", None) or str(err)).lower()
+
+
 def _load(text: str, path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as err:
-        cause = str(err)
-        place = _AT.search(cause)
-        line = int(place[1]) if place and place[1] else text.count("\n") + 1
-        cause = _AT.sub("", cause)
+        return Source(path, text).load()
+    except ConfigError as err:
         raise ConfigError(
-            f"cannot read `{path}`: line {line}: {cause[:1].lower()}{cause[1:]}",
-            hint="a lab file is TOML: [tables], key = value, strings in quotes",
+            err.message, hint="a lab file is TOML: [tables], key = value, strings in quotes"
         ) from None
 
 

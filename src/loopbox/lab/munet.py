@@ -12,6 +12,7 @@ Example::
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import ip_interface
 from typing import Any
 
 from loopbox.errors import ConfigError
@@ -19,6 +20,7 @@ from loopbox.lab.containerlab import Import, label, link_lines
 from loopbox.lab.tables import quoted
 
 _NODE_KEYS_UNDERSTOOD = {"name", "connections", "kind", "id"}
+_CONNECTION_KEYS_UNDERSTOOD = {"to", "name", "ip", "remote-name"}
 _TOPOLOGY_KEYS_UNDERSTOOD = {"nodes", "networks", "loopbacks-autonumber", "networks-autonumber"}
 
 
@@ -36,7 +38,13 @@ def import_munet(document: Any, *, name: str) -> Import:
     left_out = [f"`{key}` of the file" for key in document if key not in ("topology", "version")]
     left_out += [f"topology `{key}`" for key in topology if key not in _TOPOLOGY_KEYS_UNDERSTOOD]
     auto = bool(topology.get("loopbacks-autonumber"))
-    networks = {str(item.get("name")) for item in topology.get("networks") or []}
+    networks = {str(item.get("name")): item for item in topology.get("networks") or []}
+    left_out += [
+        f"network `{network}`: `{key}`"
+        for network, item in networks.items()
+        for key in item
+        if key != "name" and not (key == "ip" and _subnet(item))
+    ]
     on_network: dict[str, list[tuple[str, str]]] = {network: [] for network in networks}
     pairs: list[list[tuple[str, str]]] = []
     addresses: dict[tuple[str, str], list[str]] = {}
@@ -49,6 +57,11 @@ def import_munet(document: Any, *, name: str) -> Import:
             entry = connection if isinstance(connection, Mapping) else {"to": connection}
             to = str(entry.get("to"))
             here = (own, str(entry.get("name") or f"eth{number}"))
+            left_out += [
+                f"node `{own}`: `{key}` of its connection to `{to}`"
+                for key in entry
+                if key not in _CONNECTION_KEYS_UNDERSTOOD
+            ]
             if ip := entry.get("ip"):
                 addresses[here] = [ip] if isinstance(ip, str) else [str(item) for item in ip]
             if to in networks:
@@ -60,13 +73,21 @@ def import_munet(document: Any, *, name: str) -> Import:
                     seen.add(key)
                     pairs.append([here, far])
     for pair in pairs:
-        lines += link_lines(pair, None, addresses, None)
+        lines += link_lines(pair, None, addresses)
     for network, ends in on_network.items():
         if len(ends) >= 2:
-            lines += link_lines(ends, network, addresses, None)
+            lines += link_lines(ends, network, addresses, subnet=_subnet(networks[network]))
         else:
             left_out.append(f"network `{network}`: fewer than two nodes are on it")
     return Import("\n".join(lines).rstrip() + "\n", tuple(left_out))
+
+
+def _subnet(network: Mapping[str, Any]) -> str | None:
+    """The network's `ip` as a subnet, if it is one."""
+    try:
+        return str(ip_interface(str(network.get("ip"))).network)
+    except ValueError:
+        return None
 
 
 def _node_lines(

@@ -38,6 +38,10 @@ MAX_BOXES = 4096
 """More than one machine can hold as routers (about 20 MiB each); past it the file is a mistake."""
 
 
+MAX_LINKS = 4 * MAX_BOXES
+"""A fat tree of as many switches has fewer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ospf:
     """How a box takes part in OSPF; seconds."""

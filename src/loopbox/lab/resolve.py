@@ -27,6 +27,7 @@ from loopbox.lab.declare import (
 from loopbox.lab.declare_links import LinkDraft, declare_link
 from loopbox.lab.records import (
     MAX_BOXES,
+    MAX_LINKS,
     Lab,
     LabBox,
     Link,
@@ -55,7 +56,10 @@ def resolve(root: Table) -> Lab:
     name = _lab_name(root)
     timers = PROFILES[root.choice("timers", PROFILES, default="fast")]
     _refuse_too_many(root)
-    drafts = {box: declare_box(box, table, timers=timers) for box, table in root.children("box")}
+    drafts = {
+        box: declare_box(box, table, timers=timers)
+        for box, table in root.children("box", example="[box.r1] on a line of its own")
+    }
     link_drafts = [declare_link(table) for table in root.array("link")]
     for draft in link_drafts:
         _known_ends(draft, drafts)
@@ -65,6 +69,7 @@ def resolve(root: Table) -> Lab:
     boxes = {box: _identified(draft, links) for box, draft in drafts.items()}
     lab = Lab(name, root.file, timers, tuple(boxes.values()), links)
     _refuse_duplicate_ids(lab, drafts)
+    _refuse_strange_passives(lab, drafts)
     lab = replace(lab, boxes=tuple(_with_statics(lab, drafts[box.name]) for box in lab.boxes))
     lab = replace(lab, sessions=plan_sessions(lab, drafts))
     return replace(lab, warnings=tuple(_warnings(lab)))
@@ -91,6 +96,13 @@ def _refuse_too_many(root: Table) -> None:
             f"{len(boxes)} boxes are too many: a lab holds at most {MAX_BOXES}",
             hint="split the lab, or export it to containerlab and spread it over a cluster",
             at=("box", last),
+        )
+    links = root.data.get("link")
+    if isinstance(links, list) and len(links) > MAX_LINKS:
+        raise root.error(
+            f"{len(links)} links are too many: a lab holds at most {MAX_LINKS}",
+            hint="split the lab, or join boxes by links of many ends",
+            at=("link", MAX_LINKS),
         )
 
 
@@ -160,6 +172,18 @@ def _refuse_duplicate_ids(lab: Lab, drafts: Mapping[str, BoxDraft]) -> None:
             )
 
 
+def _refuse_strange_passives(lab: Lab, drafts: Mapping[str, BoxDraft]) -> None:
+    for box in lab.boxes:
+        own = {link.name for link in lab.links_of(box.name)}
+        for name in () if box.ospf is None else box.ospf.passive:
+            if name not in own:
+                raise drafts[box.name].table.error(
+                    f"`passive` names `{name}`, which is no link of box `{box.name}`",
+                    hint=suggestion(name, sorted(own), "its links"),
+                    at=("ospf", "passive"),
+                )
+
+
 def _with_statics(lab: Lab, draft: BoxDraft) -> LabBox:
     box = lab.box(draft.box.name)
     routes = tuple(_static(lab, box, item) for item in draft.statics)
@@ -189,12 +213,20 @@ def _static(lab: Lab, box: LabBox, draft: StaticDraft) -> StaticRoute:
             f"the route to {draft.to} leads via `{draft.via}`, to which box `{box.name}` "
             "has no link",
             hint="`via` is a box on a shared link, or an address in its subnet",
-            at=("via",),
+            at=("via",) if "to" in draft.table else ("gateway",),
         )
     return StaticRoute(draft.to, tuple(hops), draft.via if isinstance(draft.via, str) else None)
 
 
 def _warnings(lab: Lab) -> Iterator[str]:
+    for box in lab.boxes:
+        if box.config is not None and box.ospf is None and box.bgp is None:
+            yield (
+                f"box `{box.name}` runs its own `{box.config.name}`, which is not understood here: "
+                "say `ospf` and `bgp` of it too, or neither `up` nor `predict` can count on it"
+            )
+        elif box.bgp is not None and not lab.sessions_of(box.name):
+            yield f"box `{box.name}` has BGP and no session: name its `peers`, or add a link"
     for link in lab.links:
         speakers = [
             (end.box, told)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Protocol
 
 from loopbox.errors import BoxError, ConfigError, UsageError
-from loopbox.lab import away
+from loopbox.lab import away, own_config
 from loopbox.lab.asking import RouterView, wait_converged
 from loopbox.lab.away import Places, do_away
 from loopbox.lab.frr_daemons import find_folder
@@ -37,6 +37,8 @@ _MANY = 10
 """Routers that take over a second to start."""
 _QUIET = 1.0
 """Seconds that pass before progress is told."""
+_STILL = 5.0
+"""Seconds before it is told again though there was none."""
 
 
 class Boxes(Protocol):
@@ -112,6 +114,7 @@ class Runner:
             self.down(there)
         if any(box.is_router for box in lab.boxes):
             find_folder()
+        own_config.check(lab)
         record = LabRecord(
             lab=lab.name,
             file=str(lab.path),
@@ -186,11 +189,14 @@ class Runner:
             return
         begun = told = time.monotonic()
 
+        shown = 0
+
         def tell(done: int, total: int) -> None:
-            nonlocal told
+            nonlocal told, shown
             self._check()
-            if done < total and time.monotonic() - told > _QUIET:
-                told = time.monotonic()
+            since = time.monotonic() - told
+            if done < total and since > (_QUIET if done != shown else _STILL):
+                told, shown = time.monotonic(), done
                 self._say(f"{done} of {total} routers have converged, {told - begun:.0f} s")
 
         wait_converged(views, standing=partial(standing_sessions, lab), seconds=seconds, tell=tell)

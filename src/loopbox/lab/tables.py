@@ -88,7 +88,7 @@ class Table:
         value = self.data.get(key)
         if value is None:
             return None
-        if not isinstance(value, str) or not value:
+        if not isinstance(value, str) or not value or "\0" in value:
             raise self.error(
                 f"`{key}` must be a string, not {shown(value)}",
                 hint=f"write {key} = {quoted(example)}",
@@ -97,10 +97,10 @@ class Table:
         return value
 
     def choice(self, key: str, allowed: Iterable[str], *, default: str) -> str:
-        """One of the `allowed` words."""
+        """One of the `allowed` words, or the default where the key is missing."""
         value = self.data.get(key, default)
         allowed = list(allowed)
-        if value not in allowed:
+        if key in self.data and value not in allowed:
             raise self.error(
                 f"`{key}` must be one of {', '.join(allowed)}, not {shown(value)}",
                 hint=f"write {key} = {quoted(default or allowed[0])}",
@@ -133,7 +133,7 @@ class Table:
                 )
         return tuple(values)
 
-    def child(self, key: str) -> Table | None:
+    def child(self, key: str, *, example: str | None = None) -> Table | None:
         """The table under `key`; `true` means an empty one, missing or `false` None."""
         value = self.data.get(key)
         if value is None or value is False:
@@ -143,21 +143,30 @@ class Table:
         if not isinstance(value, dict):
             raise self.error(
                 f"`{key}` must be a table or true, not {shown(value)}",
-                hint=f"write {key} = {{}}",
+                hint=f"write {example or f'{key} = {{}}'}",
                 at=(key,),
             )
         return Table(value, (*self.path, key), self.places, self.file)
 
-    def children(self, key: str) -> Iterator[tuple[str, Table]]:
-        """(name, table) for each table under `key`."""
-        parent = self.child(key)
+    def children(self, key: str, *, example: str) -> Iterator[tuple[str, Table]]:
+        """(name, table) for each table under `key`, which holds tables only."""
+        parent = self.data.get(key)
         if parent is None:
             return
-        for name in parent.data:
-            yield (
-                name,
-                parent.child(name) or Table({}, (*parent.path, name), self.places, self.file),
+        if not isinstance(parent, dict):
+            raise self.error(
+                f"`{key}` must hold tables, not be {shown(parent)}",
+                hint=f"write {example}",
+                at=(key,),
             )
+        for name, value in parent.items():
+            if not isinstance(value, dict):
+                raise self.error(
+                    f"`{key}.{name}` must be a table, not {shown(value)}",
+                    hint=f"write {example}",
+                    at=(key, name),
+                )
+            yield name, Table(value, (*self.path, key, name), self.places, self.file)
 
     def array(self, key: str) -> Iterator[Table]:
         """The tables of an array of tables."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from loopbox.errors import ConfigError
 from loopbox.lab import labfile, resolve
 from loopbox.lab.records import (
     MAX_BOXES,
@@ -48,7 +49,7 @@ __all__ = [
 ]
 
 
-def parse(text: str, *, path: Path, read: Callable[[Path], str] = Path.read_text) -> Lab:
+def parse(text: str, *, path: Path, read: Callable[[Path], str] = labfile.read_text) -> Lab:
     """Turn the text of a lab file into a `Lab`; `read` fetches the files it `extends`.
 
     Raises ConfigError (one line naming file, line and cause; the remedy as hint) for the first
@@ -58,5 +59,22 @@ def parse(text: str, *, path: Path, read: Callable[[Path], str] = Path.read_text
 
 
 def load(path: Path) -> Lab:
-    """Read and parse the lab file at `path`; ConfigError also when it cannot be read."""
-    return parse(labfile.read_text(path), path=path)
+    """Read and parse the lab file at `path`; ConfigError also when it cannot be read.
+
+    Nor can it when the `config` of a box cannot.
+    """
+    root = labfile.read_document(labfile.read_text(path), path=path)
+    lab = resolve.resolve(root)
+    for box in lab.boxes:
+        if box.config is None:
+            continue
+        try:
+            labfile.read_text(box.config)
+        except ConfigError as err:
+            cause = err.message.removeprefix("cannot read ")
+            raise root.error(
+                f"cannot use the `config` of box `{box.name}`: {cause}",
+                hint="`config` is the path of an frr.conf, relative to this file",
+                at=("box", box.name, "config"),
+            ) from err
+    return lab

@@ -17,7 +17,7 @@ from ipaddress import IPv4Address, IPv4Interface, ip_interface
 
 from loopbox.lab import addressing
 from loopbox.lab.declare import BoxDraft
-from loopbox.lab.declare_links import LinkDraft
+from loopbox.lab.declare_links import MTU_6, LinkDraft
 from loopbox.lab.records import End, Interface, Lab, LabBox, Link, Network
 from loopbox.rules.routing import OspfInterface
 
@@ -72,6 +72,7 @@ def wire(drafts: Mapping[str, BoxDraft], links: Sequence[LinkDraft]) -> tuple[Li
 def _link_names(drafts: Mapping[str, BoxDraft], links: Sequence[LinkDraft]) -> list[str]:
     """Names given, else the ends joined by -; a second link of the same ends gets `-2`."""
     used: set[str] = set()
+    counts: dict[str, int] = {}
     for draft in links:
         if draft.name is None:
             continue
@@ -87,10 +88,10 @@ def _link_names(drafts: Mapping[str, BoxDraft], links: Sequence[LinkDraft]) -> l
         name = draft.name
         if name is None:
             base = "-".join(draft.ends) if len(draft.ends) <= 3 else f"lan-{draft.ends[0]}"
-            name, count = base, 1
+            name = base
             while name in used or name in drafts:
-                count += 1
-                name = f"{base}-{count}"
+                counts[base] = counts.get(base, 1) + 1
+                name = f"{base}-{counts[base]}"
             used.add(name)
         names.append(name)
     return names
@@ -106,12 +107,34 @@ def _device_names(
             by_box[box].append(index)
     found = {}
     for box, indexes in by_box.items():
+        written = _written_devices(box, [links[i] for i in indexes])
+        open_ones = [i for i in indexes if not links[i].interfaces]
         peers = [
             next(end for end in links[i].ends if end != box) if len(links[i].ends) == 2 else ""
-            for i in indexes
+            for i in open_ones
         ]
-        devices = addressing.interface_names([names[i] for i in indexes], peers=peers)
-        found.update({(box, i): device for i, device in zip(indexes, devices, strict=True)})
+        devices = iter(
+            addressing.interface_names([names[i] for i in open_ones], peers=peers, taken=written)
+        )
+        given = iter(written)
+        found.update({(box, i): next(given if links[i].interfaces else devices) for i in indexes})
+    return found
+
+
+def _written_devices(box: str, links: Sequence[LinkDraft]) -> list[str]:
+    """The `interfaces` of one box, in the order of its links that name some."""
+    found: list[str] = []
+    for draft in links:
+        if not draft.interfaces:
+            continue
+        name = draft.interfaces[draft.ends.index(box)]
+        if name in found:
+            raise draft.table.error(
+                f"box `{box}` has two links on `{name}`",
+                hint="give each its own name in `interfaces`",
+                at=("interfaces",),
+            )
+        found.append(name)
     return found
 
 
@@ -121,17 +144,19 @@ def _addresses(
     pools: tuple[addressing.Pool, addressing.Pool],
 ) -> list[tuple[Interface, ...]]:
     """Addresses of each end of one link."""
+    _one_subnet(draft)
     if draft.addresses is not None:
-        _one_subnet(draft)
         return list(draft.addresses)
     if draft.unnumbered:
         return [_borrowed(drafts[box]) for box in draft.ends]
     subnets = draft.subnets
     if not subnets:
+        # A link too narrow for IPv6 has IPv4 alone: the kernel would take IPv6 off it.
+        used = pools if draft.mtu >= MTU_6 else pools[:1]
         drawn = [
-            pool.draw(addressing.subnet_prefix(pool.version, len(draft.ends))) for pool in pools
+            pool.draw(addressing.subnet_prefix(pool.version, len(draft.ends))) for pool in used
         ]
-        if drawn[0] is None or drawn[1] is None:
+        if None in drawn:
             raise draft.table.error(
                 f"the pool of link addresses ({addressing.LINKS_4}) is used up",
                 hint="write `addresses` or `subnet` for the larger links",
@@ -168,6 +193,13 @@ def _borrowed(draft: BoxDraft) -> tuple[Interface, ...]:
 
 
 def _one_subnet(draft: LinkDraft) -> None:
+    written = [*draft.subnets, *(item for row in draft.addresses or () for item in row)]
+    if draft.mtu < MTU_6 and any(item.version == 6 for item in written):
+        raise draft.table.error(
+            f"`mtu` {draft.mtu} is too small for IPv6, which needs {MTU_6}",
+            hint=f"write mtu = {MTU_6}, or take the IPv6 addresses out",
+            at=("mtu",),
+        )
     for version in (4, 6):
         nets = {
             item.network for row in draft.addresses or () for item in row if item.version == version

@@ -17,6 +17,7 @@ Example::
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from typing import Any, Final, NoReturn
 from loopbox.errors import ConfigError
 
 KeyPath = tuple[str | int, ...]
+
+_LONG_NUMBER = re.compile(r"[0-9][0-9_]{999}")
+_TWICE = re.compile(r"Cannot declare \((.*)\) twice")
 
 
 def is_port(value: object) -> bool:
@@ -148,7 +152,17 @@ class Source:
             cause, line = _syntax_fault(str(error), self.text)
             raise self.error(line, cause, hint=f"correct line {line}") from None
         except RecursionError:
-            raise self.error(1, "brackets are nested too deeply", hint="nest them less") from None
+            lines = self.text.splitlines()
+            line = max(range(len(lines)), key=lambda n: lines[n].count("[") + lines[n].count("{"))
+            raise self.error(
+                line + 1, "brackets are nested too deeply", hint="nest them less"
+            ) from None
+        except ValueError:
+            # Python reads no number of more digits (sys.get_int_max_str_digits).
+            before = self.text[: long.start()] if (long := _LONG_NUMBER.search(self.text)) else ""
+            raise self.error(
+                before.count("\n") + 1, "the number is too long", hint="write a shorter number"
+            ) from None
 
     def fail(self, path: KeyPath, cause: str, *, hint: str) -> NoReturn:
         """Raises ConfigError about the value at the path."""
@@ -170,6 +184,9 @@ def _syntax_fault(message: str, text: str) -> tuple[str, int]:
     else:
         line = max(1, len(text.splitlines()))
         cause = cause or message
+    if twice := _TWICE.fullmatch(cause):
+        keys = re.findall(r"'([^']*)'|\"([^\"]*)\"", twice[1])
+        cause = f"`[{'.'.join(one or other for one, other in keys)}]` stands here a second time"
     return shown(cause[:1].lower() + cause[1:]), line
 
 
