@@ -1,7 +1,7 @@
 """Findings: severity, attacks, fixes, order; and the table of known programs."""
 
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv4Network, ip_address
 
 import pytest
 from hypothesis import given
@@ -15,9 +15,9 @@ from loopbox.rules.audit.findings import (
     is_exposed,
     summary,
 )
-from loopbox.rules.audit.reach import Verdict
+from loopbox.rules.audit.reach import Reachability, Verdict, View
 from loopbox.rules.audit.tools import TOOLS, recognised
-from loopbox.rules.network import ListeningSocket
+from loopbox.rules.network import InterfaceAddress, Link, ListeningSocket, Network, Route
 
 LEVELS = (
     "loopback", "same-host", "link", "lan", "internet", "blocked", "unreachable", "unknown",
@@ -197,3 +197,22 @@ def test_any_command_line_makes_a_finding(command, port, level):
     entry = finding(listener(port=port), Verdict(level, "wildcard"), holders, where="host")
 
     assert entry.as_json()["reach"] == level
+
+
+def test_a_listener_of_a_vrf_is_reached_by_its_members():
+    """Bound to a VRF's device it takes what comes in by the interfaces of that VRF (ip-vrf(8))."""
+    network = Network(
+        links=(
+            Link(1, "lo", 0x10049),
+            Link(2, "eth0", 0x11043, master=3),
+            Link(3, "blue", 0x10041, kind="vrf"),
+        ),
+        addresses=(InterfaceAddress(2, IPv4Address("192.168.7.1"), 24),),
+        routes=(
+            Route(IPv4Network("192.168.7.1/32"), 10, "local", 2),
+            Route(IPv4Network("192.168.7.0/24"), 10, "unicast", 2),
+        ),
+    )
+    sock = ListeningSocket("tcp", "ipv4", IPv4Address("0.0.0.0"), 8080, 3, 1, 0)
+
+    assert "lan" == Reachability(View(network)).judge(sock).level

@@ -75,6 +75,16 @@ class Reachability:
             for version in (4, 6)
         }
         moved = translated_here(view.ruleset, lambda one: self._ways.kind_of(one) == "local")
+        self._frames = next(
+            (
+                f"cannot evaluate what chain {chain.table} {chain.name} does to a bridge's frames"
+                for chain in view.ruleset.chains
+                if chain.family == "bridge"
+                and chain.hook
+                and (chain.rules or chain.policy == "drop")
+            ),
+            None,
+        )
         self._moves = moved is not None
         self._moved_ports = moved.ports[:_MOST_PORTS] if moved else ()
         self._too_many = moved is not None and len(moved.ports) > _MOST_PORTS
@@ -247,7 +257,10 @@ class Reachability:
         On the way in it may also rewrite what the rules would drop, so nothing is shut behind it.
         """
         entering = doubt(self._view.hooks, way.link, "ingress")
+        if way.link.kind == "bridge":
+            entering = entering or self._frames
         leaving = doubt(self._view.hooks, way.link, "egress") if protocol == 6 else None
+        leaving = leaving or doubt(self._view.hooks, way.link, "filter")
         for arrival in arrivals:
             if entering:
                 yield replace(arrival, accepted=True, sure=False, because=entering)
