@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from loopbox import client
-from loopbox.errors import BoxError, KeeperError, LoopboxError
+from loopbox.errors import BoxError, KeeperError, LoopboxError, linux_only
 from loopbox.rules.naming import parse_box_name
 
 
@@ -32,6 +33,8 @@ def here() -> str:
 
 def ask(verb: str, *, start: bool = False, **fields: str | None) -> dict[str, str]:
     """The reply's fields. Raises the LoopboxError the keeper answered with."""
+    if sys.platform != "linux":
+        raise linux_only("ask the keeper")
     recover = verb not in ("status", "stop")
     with client.connect(start=start, recover=recover) as keeper:
         reply, fds = keeper.request(
