@@ -36,6 +36,7 @@ _PROG_QUERY, _EFFECTIVE = 16, 1
 _OBJ_GET_INFO, _LINK_GET_FD, _LINK_GET_NEXT = 15, 30, 31
 _LINK_NETFILTER = 10
 _PLACES = ("prerouting", "input", "forward", "output", "postrouting")
+_VERSIONS = {int(socket.AF_INET): " of IPv4", int(socket.AF_INET6): " of IPv6"}
 _MOST_LINKS = 4096
 _CGROUP_SKB = {"ingress": 0, "egress": 1}
 _TCX = {"ingress": 46, "egress": 47}
@@ -218,7 +219,7 @@ def _netfilter_programs() -> list[str]:
             os.close(opened[0])
         if kind == _LINK_NETFILTER:
             where = _PLACES[place] if place < len(_PLACES) else str(place)
-            version = {socket.AF_INET: " of IPv4", socket.AF_INET6: " of IPv6"}.get(family, "")
+            version = _VERSIONS.get(family, "")
             found[f"a BPF program on the netfilter hook {where}{version}"] = None
     return list(found)
 
