@@ -105,6 +105,15 @@ def no_gateway(lan):
     lan.peer.run(f"ip route add {SITE} via {HOST4}")
 
 
+def point_to_point(lan):
+    """A cable between two addresses and no more, as labs have; ours is the second of them."""
+    lan.host.run("ip addr flush dev eth0")
+    lan.host.run("ip addr add 10.254.0.1/31 dev eth0")
+    lan.peer.run("ip addr flush dev eth0")
+    lan.peer.run("ip addr add 10.254.0.0/31 dev eth0")
+    lan.host.run("ip link set eth1 down")
+
+
 CASES = {
     # name: (setup, address, dial, level, does anybody get through)
     "second-gateway": (
@@ -118,6 +127,7 @@ CASES = {
     "answered-by-another-cable-strict": (
         strictly(answered_elsewhere), "0.0.0.0", from_far(OTHER_HOST), "blocked", False,
     ),
+    "point-to-point": (point_to_point, "0.0.0.0", dial("10.254.0.1"), "lan", True),
     "no-gateway": (no_gateway, "0.0.0.0", dial(SITE), "internet", True),
 }  # fmt: skip
 

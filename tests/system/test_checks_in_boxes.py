@@ -68,6 +68,17 @@ def test_doctor_in_a_box(shop: Sandbox) -> None:
     assert {"skip"} == {states[name] for name in ("own-address", "link", "gateway", "boxes")}
 
 
+def test_doctor_in_a_box_that_is_shut_on_purpose(sandbox: Sandbox) -> None:
+    """A box without a way out is healthy; asked for a host, it says whose will it is."""
+    sandbox.ok("run", "--name", "shut", "--keep", "--egress", "none", "--", "true")
+    plain = sandbox("doctor", "--box", "shut")
+    asked = sandbox("doctor", "--box", "shut", "--remote", "1.1.1.1:80")
+
+    assert (0, 1) == (plain.returncode, asked.returncode)
+    assert "its egress policy is `none`" in plain.stdout
+    assert "FAIL  remote              this box has no way out: its egress policy" in asked.stdout
+
+
 def test_addresses_of_a_box(shop: Sandbox) -> None:
     """An alias is added to the box's loopback without root, and the host's stays as it is."""
     before = shop.ok("addr", "ls", "--host", "--json")

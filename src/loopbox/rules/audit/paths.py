@@ -292,7 +292,10 @@ class Ways:
             return []
         first = int(network[0])
         make = IPv4Address if isinstance(network, IPv4Network) else IPv6Address
-        offsets = [0] if network.num_addresses == 1 else range(1, min(network.num_addresses, 6))
+        # Both ends of a point-to-point link are hosts (RFC 3021, RFC 6164); else the first and last
+        # addresses are not.
+        size = network.num_addresses
+        offsets = range(size) if size <= 2 else (*range(1, min(size - 1, 6)), size - 2)
         hosts = [make(first + offset) for offset in offsets]
         return [host for host in hosts if self.kind_of(host) == "unicast"][:1]
 
