@@ -15,6 +15,7 @@ from loopbox.rules.audit.findings import (
     is_exposed,
     summary,
 )
+from loopbox.rules.audit.ours import named
 from loopbox.rules.audit.reach import Reachability, Verdict, View
 from loopbox.rules.audit.tools import TOOLS, recognised
 from loopbox.rules.network import InterfaceAddress, Link, ListeningSocket, Network, Route
@@ -175,7 +176,7 @@ def test_the_contract_object():
 
     assert {
         "code", "severity", "title", "where", "listener", "reach", "evidence", "fix",
-        "holders", "uid", "subnet",
+        "holders", "uid", "subnet", "ours",
     } == set(document)  # fmt: skip
     assert {
         "protocol", "family", "bind", "port", "pid", "command", "at", "url",
@@ -216,3 +217,34 @@ def test_a_listener_of_a_vrf_is_reached_by_its_members():
     sock = ListeningSocket("tcp", "ipv4", IPv4Address("0.0.0.0"), 8080, 3, 1, 0)
 
     assert "lan" == Reachability(View(network)).judge(sock).level
+
+
+@pytest.mark.parametrize(
+    ("command", "bind", "where", "expected"),
+    [
+        ("/v/bin/python3 -P -m loopbox.keeper --ready 2", "127.65.1.2", "host",
+         "loopbox front door of shop"),
+        ("/v/bin/python3 -P -m loopbox.keeper --ready 2", "127.65.9.9", "host",
+         "loopbox front door"),
+        ("/v/bin/python3 -P -m loopbox.keeper --ready 2", "127.0.0.1", "host",
+         "loopbox shared door"),
+        ("/v/bin/python3 -P -m loopbox.keeper --ready 2", "0.0.0.0", "host", "loopbox keeper"),
+        ("/v/bin/python3 -P -m loopbox.keeper --ready 2", "::", "shop", "loopbox way out"),
+        ("python3 loopbox.keeper -m http.server", "127.65.1.2", "host", None),
+    ],
+)  # fmt: skip
+def test_what_is_our_own(command, bind, where, expected):
+    """By its holder and its address; what merely looks like one by its address is not ours."""
+    boxes = {"127.65.1.2": "shop"}
+
+    assert expected == named(listener(bind), [Holder(7, command)], where=where, boxes=boxes)
+
+
+def test_an_exposed_keeper_is_judged_like_anybody():
+    """A name takes nothing off a verdict."""
+    plain = finding(listener(), Verdict("lan", "wildcard"), [Holder(7, "x")], where="host")
+    ours = finding(
+        listener(), Verdict("lan", "wildcard"), [Holder(7, "x")], where="host", ours="loopbox door"
+    )
+
+    assert (plain.severity, plain.reach, True) == (ours.severity, ours.reach, is_exposed(ours))

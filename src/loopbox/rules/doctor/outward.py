@@ -238,6 +238,8 @@ def remote(seen: Observed) -> Rung:
     outcome = entry.attempt.outcome
     host = entry.target.rpartition(":")[0].strip("[]")
     cause = _REMOTE_CAUSES.get(outcome, "{target}: " + outcome).format(target=entry.target)
+    if seen.is_box and seen.chosen and outcome == "timeout":
+        cause = f"{entry.target} says nothing; in a box only an answer proves that it is there"
     if seen.egress in _SHUT and outcome == "reset":
         cause = f"{_SHUT[seen.egress]}, which refuses {entry.target}"
     fix = _REMOTE_FIXES.get(outcome, "ip route get {target}").format(target=host)
