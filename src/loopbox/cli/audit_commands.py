@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from loopbox.cli import asking
-from loopbox.cli.output import Output, current_output, printable, table
+from loopbox.cli.output import Output, columns, current_output, printable, table
 from loopbox.cli.visiting import in_boxes
 from loopbox.errors import LoopboxError
 from loopbox.kernel.hooks import CgroupFilters
@@ -156,9 +156,7 @@ def render(out: Output, found: Sequence[Finding]) -> str:
         )
         for entry in found
     ]
-    header, *body = table(rows, header=("danger", "reach", "listener", "program", "where")).split(
-        "\n"
-    )
+    header, *body = table(_fitted(rows), header=_HEADER).split("\n")
     lines.append(out.style(header, underline=True))
     for entry, line in zip(found, body, strict=True):
         lines.append(out.style(line, **_COLOURS[entry.severity]))
@@ -173,6 +171,29 @@ def render(out: Output, found: Sequence[Finding]) -> str:
     return "\n".join(lines)
 
 
+_HEADER = ("danger", "reach", "listener", "program", "where")
+_PROGRAM = _HEADER.index("program")
+_SHORTEST = 12
+"""A program's name is not cut further than this."""
+
+
+def _fitted(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The rows with programs' names cut where the terminal is too narrow for them."""
+    room = columns()
+    if room is None:
+        return list(rows)
+    widths = [max(map(len, column)) for column in zip(_HEADER, *rows, strict=True)]
+    spare = room - sum(widths) - 2 * (len(widths) - 1)
+    longest = max(_SHORTEST, widths[_PROGRAM] + min(spare, 0))
+    return [
+        tuple(
+            f"{cell[: longest - 1]}…" if at == _PROGRAM and len(cell) > longest else cell
+            for at, cell in enumerate(row)
+        )
+        for row in rows
+    ]
+
+
 def _program(entry: Finding) -> str:
     """Name and pid of the first holder, and how many more there are."""
     if entry.listener.inode == 0 and (
@@ -183,7 +204,7 @@ def _program(entry: Finding) -> str:
         return f"(of user {entry.listener.uid})" if entry.listener.uid >= 0 else "?"
     first = entry.holders[0]
     if entry.ours is not None:
-        return f"{entry.ours} ({first.pid})"
+        return entry.ours
     words = first.command.split()
     name = words[0].rpartition("/")[2][:24] if words else "?"
     more = f" +{len(entry.holders) - 1}" if len(entry.holders) > 1 else ""

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from loopbox.cli import asking
-from loopbox.cli.output import Output, current_output, printable
+from loopbox.cli.output import Output, current_output, printable, wrapped
 from loopbox.errors import HostError, UsageError
 from loopbox.kernel.checkup_elsewhere import examine_elsewhere
 from loopbox.rules.doctor.ladder import climb, has_passed
@@ -76,11 +76,12 @@ def render(out: Output, rungs: Sequence[Rung]) -> str:
     for rung in rungs:
         word, colour = _MARKS[rung.state]
         mark = out.style(word, **colour)
-        lines.append(f"{mark}  {rung.id:<{width}}  {printable(_said(rung))}")
+        said = wrapped(_said(rung), indent=" " * (width + 8)).lstrip(" ")
+        lines.append(f"{mark}  {rung.id:<{width}}  {said}")
         if rung.state in ("warn", "fail") and rung.fix:
-            lines.append(f"      {'':<{width}}fix: {printable(rung.fix)}")
+            lines.append(f"{'':<{width + 8}}fix: {printable(rung.fix)}")
         if out.verbose:
-            lines += [f"      {'':<{width}}{printable(text)}" for text in rung.evidence]
+            lines += [f"{'':<{width + 8}}{printable(text)}" for text in rung.evidence]
     failed = [rung.id for rung in rungs if rung.state == "fail"]
     warnings = sum(rung.state == "warn" for rung in rungs)
     beside = f", {warnings} warning{'s'[: warnings != 1]}" if warnings else ""
