@@ -71,3 +71,12 @@ class DeadlineError(LoopboxError):
     """The time the user allowed ran out."""
 
     code = "timeout"
+
+
+def linux_only(what: str) -> HostError:
+    """The refusal of what needs Linux namespaces, on a system that has none."""
+    return HostError(
+        f"cannot {what}: boxes and labs are on Linux only",
+        hint="what works here: loopbox audit, doctor, addr, classify",
+        code="linux-only",
+    )

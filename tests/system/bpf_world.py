@@ -13,7 +13,7 @@ import pytest
 from loopbox.kernel.netlink import Request, open_netlink, transact
 from loopbox.wire.netlink import ACK, REQUEST, build_attribute, build_nested
 
-XDP, CGROUP_SKB, SK_LOOKUP = 6, 8, 30
+XDP, CGROUP_SKB, SK_LOOKUP, NETFILTER = 6, 8, 30, 32
 """enum bpf_prog_type."""
 _PROG_LOAD, _PROG_ATTACH, _LINK_CREATE = 5, 8, 28
 _NUMBERS = {"x86_64": 321, "aarch64": 280}
@@ -69,3 +69,11 @@ def attach_lookup(prog):
         return bpf(_LINK_CREATE, struct.pack("=III", prog, here, 36))
     finally:
         os.close(here)
+
+
+def attach_netfilter(prog, *, place=1):
+    """A program among the packet filter's chains (1: input) of this thread's namespace; the link.
+
+    attach_type is BPF_NETFILTER, the family IPv4, the priority 0.
+    """
+    return bpf(_LINK_CREATE, struct.pack("=IIIIIIiI", prog, 0, 45, 0, 2, place, 0, 0))

@@ -206,6 +206,42 @@ def test_a_lookup_program_may_steer_to_any_socket(lan):
     assert "loopback" == judge(lan, sock).level
 
 
+def test_a_program_on_a_netfilter_hook(lan):
+    """It may drop, and cannot open: what is open becomes unknown, what is shut stays shut."""
+    prog = bpf_world.program(bpf_world.NETFILTER, 0, attach=45)  # 0: NF_DROP
+    link = lan.host.do(bpf_world.attach_netfilter, prog)
+    exposed, private = lan.host.listen("0.0.0.0", PORT), lan.host.listen("127.0.0.1", PORT + 1)
+    try:
+        gets_through = lan.answers(exposed)
+        levels = [judge(lan, sock).level for sock in (exposed, private)]
+        evidence = judge(lan, exposed).evidence[-1]
+    finally:
+        os.close(link)
+        os.close(prog)
+
+    assert (False, ["unknown", "loopback"]) == (gets_through, levels)
+    assert "BPF program on the netfilter hook input of IPv4" in evidence
+    assert "lan" == judge(lan, exposed).level
+
+
+def test_rules_of_a_bridge(lan):
+    """Chains of the bridge family see frames: what they let through to the bridge is unknown."""
+    lan.host.run("ip link add br0 type bridge")
+    lan.host.run("ip addr flush dev eth0")
+    lan.host.run("ip link set eth0 master br0")
+    lan.host.run(f"ip addr add {HOST4}/24 dev br0")
+    lan.host.run("ip link set br0 up")
+    sock = lan.host.listen("0.0.0.0", PORT)
+    before = judge(lan, sock).level
+    lan.host.nft(
+        "table bridge t { chain c { type filter hook input priority 0; ip protocol tcp drop; }; }"
+    )
+    verdict = judge(lan, sock)
+
+    assert ("lan", "unknown", False) == (before, verdict.level, lan.answers(sock))
+    assert "bridge" in verdict.evidence[-1]
+
+
 def test_a_filter_on_a_cgroup(lan):
     """What a cgroup's program drops cannot be told: its listeners are unknown, others are not."""
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]

@@ -47,6 +47,27 @@ def test_a_wildcard_in_a_box_is_loopback_only(shop: Sandbox) -> None:
     assert "http.server" in found[0]["listener"]["command"]
 
 
+def test_our_own_doors_are_named(shop: Sandbox) -> None:
+    """The keeper's listeners say what they are and where they lead, and are judged all the same."""
+    address = shop.ok("address", "shop").strip()
+
+    def named() -> dict[str, list[Any]]:
+        told: dict[str, list[Any]] = {}
+        for entry in findings(shop):
+            if entry["ours"]:
+                told.setdefault(entry["ours"], []).append(entry)
+        return told if "loopbox front door of shop" in told else {}
+
+    found = until(named, what="the front door")
+    door = found["loopbox front door of shop"][0]
+
+    assert {"loopback"} == {entry["reach"] for told in found.values() for entry in told}
+    assert (f"{address}:8000", "host") == (door["listener"]["at"], door["where"])
+    assert "leads into box shop, through its keeper" in door["evidence"]
+    assert {"shop"} == {entry["where"] for entry in found["loopbox way out"]}
+    assert "loopbox front door of shop  host" in shop.ok("audit", "--host")
+
+
 def test_all_is_the_host_and_every_box(shop: Sandbox) -> None:
     """Without a choice, host and boxes are in one list; --host leaves the boxes out."""
     everything = {entry["where"] for entry in findings(shop)}
@@ -66,6 +87,17 @@ def test_doctor_in_a_box(shop: Sandbox) -> None:
         for name in ("loopback-interface", "loopback-ipv4", "loopback-ipv6", "localhost-name")
     }
     assert {"skip"} == {states[name] for name in ("own-address", "link", "gateway", "boxes")}
+
+
+def test_doctor_in_a_box_that_is_shut_on_purpose(sandbox: Sandbox) -> None:
+    """A box without a way out is healthy; asked for a host, it says whose will it is."""
+    sandbox.ok("run", "--name", "shut", "--keep", "--egress", "none", "--", "true")
+    plain = sandbox("doctor", "--box", "shut")
+    asked = sandbox("doctor", "--box", "shut", "--remote", "1.1.1.1:80")
+
+    assert (0, 1) == (plain.returncode, asked.returncode)
+    assert "its egress policy is `none`" in plain.stdout
+    assert "FAIL  remote              this box has no way out: its egress policy" in asked.stdout
 
 
 def test_addresses_of_a_box(shop: Sandbox) -> None:

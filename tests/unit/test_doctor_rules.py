@@ -277,3 +277,46 @@ def test_any_observation_has_a_ladder(four, six, outer, state, up, carrier):  # 
         if rung.state == "skip":
             origin = rungs[rung.cause.removeprefix("consequence of ")]
             assert origin.state == "fail"
+
+
+LO_DEFAULT = Route(IPv4Network("0.0.0.0/0"), 27746, "local", 1)
+RESET = (RemoteSeen("1.1.1.1:80", "local route on lo", Attempt("reset", 1.0)),)
+
+
+@pytest.mark.parametrize(
+    ("routes", "egress", "chosen", "expected"),
+    [
+        ((LO_DEFAULT,), "none", False, ("skip", "healthy")),
+        ((LO_DEFAULT,), "local", False, ("skip", "healthy")),
+        ((LO_DEFAULT,), "filter", False, ("skip", "healthy")),
+        ((), "open", False, ("skip", "healthy")),
+        ((LO_DEFAULT,), "open", False, ("fail", "remote")),
+        ((LO_DEFAULT,), "none", True, ("fail", "remote")),
+    ],
+)
+def test_a_box_that_is_meant_to_be_shut_is_healthy(routes, egress, chosen, expected):
+    """A policy that lets nothing out is no fault, unless the user asks for a host by name."""
+    bare = network(links=(Link(1, "lo", IFF_UP | IFF_LOOPBACK),), routes=routes)
+    deaf = NamesSeen(True, (server("timeout"),), "Name or service not known")
+    seen = healthy(
+        network=bare, own=(), gateways=(), remote=RESET, names=deaf, boxes=None,
+        is_box=True, egress=egress, chosen=chosen,
+    )  # fmt: skip
+    rungs = {rung.id: rung for rung in climb(seen)}
+    failed = next((rung.id for rung in rungs.values() if rung.state == "fail"), "healthy")
+
+    assert expected == (rungs["remote"].state, failed)
+    assert "skip" == rungs["dns"].state
+
+
+def test_a_box_of_a_lab_has_cables():
+    """The rungs about addresses and carriers are climbed where there are links."""
+    rungs = {rung.id: rung for rung in climb(healthy(is_box=True, boxes=None))}
+    cut = Link(2, "b", IFF_UP, operstate="down", carrier=False)
+    links = (Link(1, "lo", IFF_UP | IFF_LOOPBACK), cut)
+    broken = climb(healthy(is_box=True, boxes=None, network=network(links=links)))
+
+    assert {"pass"} == {rungs[name].state for name in ("own-address", "link")}
+    assert ("fail", "loopbox link ls, loopbox link mend") == next(
+        (rung.state, rung.fix) for rung in broken if rung.id == "link"
+    )

@@ -1,7 +1,7 @@
 """Findings: severity, attacks, fixes, order; and the table of known programs."""
 
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv4Network, ip_address
 
 import pytest
 from hypothesis import given
@@ -15,9 +15,10 @@ from loopbox.rules.audit.findings import (
     is_exposed,
     summary,
 )
-from loopbox.rules.audit.reach import Verdict
+from loopbox.rules.audit.ours import named
+from loopbox.rules.audit.reach import Reachability, Verdict, View
 from loopbox.rules.audit.tools import TOOLS, recognised
-from loopbox.rules.network import ListeningSocket
+from loopbox.rules.network import InterfaceAddress, Link, ListeningSocket, Network, Route
 
 LEVELS = (
     "loopback", "same-host", "link", "lan", "internet", "blocked", "unreachable", "unknown",
@@ -175,7 +176,7 @@ def test_the_contract_object():
 
     assert {
         "code", "severity", "title", "where", "listener", "reach", "evidence", "fix",
-        "holders", "uid", "subnet",
+        "holders", "uid", "subnet", "ours",
     } == set(document)  # fmt: skip
     assert {
         "protocol", "family", "bind", "port", "pid", "command", "at", "url",
@@ -197,3 +198,53 @@ def test_any_command_line_makes_a_finding(command, port, level):
     entry = finding(listener(port=port), Verdict(level, "wildcard"), holders, where="host")
 
     assert entry.as_json()["reach"] == level
+
+
+def test_a_listener_of_a_vrf_is_reached_by_its_members():
+    """Bound to a VRF's device it takes what comes in by the interfaces of that VRF (ip-vrf(8))."""
+    network = Network(
+        links=(
+            Link(1, "lo", 0x10049),
+            Link(2, "eth0", 0x11043, master=3),
+            Link(3, "blue", 0x10041, kind="vrf"),
+        ),
+        addresses=(InterfaceAddress(2, IPv4Address("192.168.7.1"), 24),),
+        routes=(
+            Route(IPv4Network("192.168.7.1/32"), 10, "local", 2),
+            Route(IPv4Network("192.168.7.0/24"), 10, "unicast", 2),
+        ),
+    )
+    sock = ListeningSocket("tcp", "ipv4", IPv4Address("0.0.0.0"), 8080, 3, 1, 0)
+
+    assert "lan" == Reachability(View(network)).judge(sock).level
+
+
+@pytest.mark.parametrize(
+    ("command", "bind", "where", "expected"),
+    [
+        ("/v/bin/python3 -P -m loopbox.keeper --ready 2", "127.65.1.2", "host",
+         "loopbox front door of shop"),
+        ("/v/bin/python3 -P -m loopbox.keeper --ready 2", "127.65.9.9", "host",
+         "loopbox front door"),
+        ("/v/bin/python3 -P -m loopbox.keeper --ready 2", "127.0.0.1", "host",
+         "loopbox shared door"),
+        ("/v/bin/python3 -P -m loopbox.keeper --ready 2", "0.0.0.0", "host", "loopbox keeper"),
+        ("/v/bin/python3 -P -m loopbox.keeper --ready 2", "::", "shop", "loopbox way out"),
+        ("python3 loopbox.keeper -m http.server", "127.65.1.2", "host", None),
+    ],
+)  # fmt: skip
+def test_what_is_our_own(command, bind, where, expected):
+    """By its holder and its address; what merely looks like one by its address is not ours."""
+    boxes = {"127.65.1.2": "shop"}
+
+    assert expected == named(listener(bind), [Holder(7, command)], where=where, boxes=boxes)
+
+
+def test_an_exposed_keeper_is_judged_like_anybody():
+    """A name takes nothing off a verdict."""
+    plain = finding(listener(), Verdict("lan", "wildcard"), [Holder(7, "x")], where="host")
+    ours = finding(
+        listener(), Verdict("lan", "wildcard"), [Holder(7, "x")], where="host", ours="loopbox door"
+    )
+
+    assert (plain.severity, plain.reach, True) == (ours.severity, ours.reach, is_exposed(ours))

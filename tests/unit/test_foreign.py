@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from loopbox.cli.audit_commands import findings_of
 from loopbox.kernel import foreign
 from loopbox.kernel.survey import survey_elsewhere
-from loopbox.rules.foreign import unix, windows
+from loopbox.rules.foreign import holders, unix, windows
 
 sys.path.insert(0, str(Path(__file__).with_name("recordings")))
 import freebsd as freebsd_says
@@ -23,7 +23,7 @@ def mac(argv):
     return {
         ("ifconfig", "-a"): macos_says.IFCONFIG,
         ("netstat", "-rn"): macos_says.ROUTES,
-        ("netstat", "-an"): macos_says.NETSTAT,
+        ("netstat", "-anW"): macos_says.NETSTAT,
     }.get(tuple(argv), macos_says.LSOF if argv[0] == "lsof" else "")
 
 
@@ -89,6 +89,8 @@ def test_the_filter_is_never_taken_as_read():
         (macos_says.IFCONFIG, ("lo0", 4), ("en0", "192.168.1.23", 24)),
         (freebsd_says.IFCONFIG, ("lo0", 3), ("em0", "10.0.2.15", 24)),
         (freebsd_says.NETBSD_IFCONFIG, ("lo0", 2), ("wm0", "10.0.2.16", 24)),
+        (freebsd_says.OPENBSD_IFCONFIG, ("lo0", 3), ("em0", "10.0.2.17", 24)),
+        (freebsd_says.ILLUMOS_IFCONFIG, ("lo0", 1), ("e1000g0", "10.0.2.18", 24)),
     ],
 )
 def test_ifconfig_dialects(text, loopback, nic):
@@ -122,6 +124,38 @@ def test_freebsd_lists_each_family():
     ] == [(entry.protocol, entry.family, entry.port) for entry in found]
 
 
+def test_more_columns_and_cut_addresses():
+    """Further columns are passed over; a cut address is taken for every address, never left out."""
+    found = unix.parse_listeners(macos_says.NETSTAT_VERBOSE)
+
+    assert [("127.0.0.1", 8021), ("::", 5948), ("::", 3000)] == [
+        (str(entry.address), entry.port) for entry in found
+    ]
+
+
+def test_holders_by_sockstat():
+    """FreeBSD has no lsof: its own table names them; connected sockets are not listed."""
+    found = holders.parse_sockstat(freebsd_says.SOCKSTAT)
+    listeners = unix.parse_listeners(freebsd_says.NETSTAT)
+
+    assert [("*:22", 854), ("*:22", 854), ("127.0.0.1:25", 812), ("*:514", 700),
+            ("[fe80::1%lo0]:123", 690)] == [(one.endpoint, one.pid) for one in found]  # fmt: skip
+    assert [{"sshd"}, {"sshd"}, {"sendmail"}, {"syslogd"}] == [
+        {one.command for one in found if unix.same_end(entry, one)} for entry in listeners
+    ]
+
+
+def test_holders_by_fstat():
+    """OpenBSD has fstat, with a kernel address or without."""
+    found = holders.parse_fstat(freebsd_says.FSTAT)
+    listeners = unix.parse_listeners(freebsd_says.OPENBSD_NETSTAT)
+
+    assert [{"sshd"}, {"node"}, {"unbound"}, {"sshd"}] == [
+        {one.command for one in found if unix.same_end(entry, one)} for entry in listeners
+    ]
+    assert ("[fe80::1%lo0]:79", 60) == (found[-1].endpoint, found[-1].pid)
+
+
 def test_routes_of_a_mac():
     """Shortened destinations are completed by their classes as netstat shortens them."""
     links, _ = unix.parse_ifconfig(macos_says.IFCONFIG)
@@ -143,7 +177,8 @@ def test_platform_names(platform, name):
 LINES = [
     *macos_says.IFCONFIG.splitlines(), *macos_says.NETSTAT.splitlines(),
     *macos_says.ROUTES.splitlines(), *macos_says.LSOF.splitlines(),
-    *freebsd_says.NETBSD_IFCONFIG.splitlines(),
+    *freebsd_says.NETBSD_IFCONFIG.splitlines(), *freebsd_says.SOCKSTAT.splitlines(),
+    *freebsd_says.FSTAT.splitlines(),
 ]  # fmt: skip
 mangled = st.lists(
     st.one_of(st.sampled_from(LINES), st.text(max_size=40)).flatmap(
@@ -159,8 +194,9 @@ def test_mangled_output_never_breaks_the_unix_readers(text):
     links, _ = unix.parse_ifconfig(text)
     unix.parse_routes(text, links)
     for entry in unix.parse_listeners(text):
-        for opened in unix.parse_lsof(text):
-            unix.same_end(entry, opened)
+        opened = unix.parse_lsof(text) + holders.parse_sockstat(text) + holders.parse_fstat(text)
+        for one in opened:
+            unix.same_end(entry, one)
 
 
 @given(

@@ -2,14 +2,22 @@
 
 A subprocess says it is macOS or Windows, and finds neither the modules nor the names of `os`,
 `socket` and `signal` that are missing there. What the standard library and click need was imported
-before, for they adapt to the real system when they are.
+before, for they adapt to the real system when they are. The tools of that system are programs on
+its path that print what was recorded of them.
 """
 
 import json
+import os
+import re
 import subprocess
 import sys
 
 import pytest
+from recordings import freebsd as freebsd_says
+from recordings import macos as macos_says
+from recordings import windows as windows_says
+
+from loopbox import __version__
 
 PRETEND = """
 import asyncio, click, click.shell_completion, concurrent.futures, difflib, importlib, json, os
@@ -29,25 +37,22 @@ for module in (os, socket, signal):
     for name in gone[module.__name__]:
         if hasattr(module, name):
             delattr(module, name)
-os.environ["PATH"] = "/nonexistent"
 os.environ["LOOPBOX_DEBUG"] = "1"
 sys.platform = platform
+os.name = "nt" if platform == "win32" else "posix"
 
-from loopbox.cli.app import COMMANDS, main
+from loopbox.__main__ import main
+from loopbox.cli.app import cli
 
 if sys.argv[3:] != ["import everything"]:
-    sys.exit(main(sys.argv[3:]))
-failed = {}
-for module in sorted({entry[0] for entry in COMMANDS.values()}):
-    try:
-        importlib.import_module(module)
-    except (ImportError, AttributeError) as error:
-        failed[module] = str(error)
-print(json.dumps(failed))
+    sys.argv[1:] = sys.argv[3:]
+    sys.exit(main())
+for name in cli.list_commands(None):
+    cli.get_command(None, name)
+print(json.dumps(cli.list_commands(None)))
 """
 
-NOT_YET = {"loopbox.cli.lab_runner_commands"}
-"""Command modules that import what Linux alone has; this list may only shrink."""
+PORTABLE = ["classify", "addr", "audit", "doctor", "completion", "help"]
 
 NOT_ON_A_MAC = {
     "modules": ["spwd", "loopbox.kernel._syscalls", "loopbox.kernel.syscalls", "ossaudiodev"],
@@ -73,20 +78,121 @@ SYSTEMS = {
 }
 
 
-def pretend(platform, *arguments):
-    """The command's JSON, and its exit status."""
+TOOLS = {
+    # name of a program: (words among its arguments, what it prints), the first that fits
+    "darwin": {
+        "ifconfig": [("-a", macos_says.IFCONFIG)],
+        "netstat": [("-rn", macos_says.ROUTES), ("-anW", macos_says.NETSTAT)],
+        "lsof": [("-iTCP", macos_says.LSOF)],
+    },
+    "freebsd14": {
+        "ifconfig": [("-a", freebsd_says.IFCONFIG)],
+        "netstat": [("-rn", freebsd_says.ROUTES), ("-anW", freebsd_says.NETSTAT)],
+        "sockstat": [("-n", freebsd_says.SOCKSTAT)],
+    },
+    "win32": {
+        "powershell": [
+            ("Get-NetIPAddress", windows_says.ADDRESSES),
+            ("Get-NetTCPConnection", windows_says.TCP),
+            ("Get-NetUDPEndpoint", windows_says.UDP),
+            ("Get-NetRoute", windows_says.ROUTES),
+            ("Get-NetAdapter", windows_says.ADAPTERS),
+            ("Get-Process", windows_says.PROCESSES),
+        ],
+    },
+}
+REACHED = {
+    "darwin": {("127.0.0.1", 5432): "loopback", ("0.0.0.0", 6379): "lan", ("::", 8080): "lan"},
+    "freebsd14": {("127.0.0.1", 25): "loopback", ("0.0.0.0", 22): "lan"},
+    "win32": {("127.0.0.2", 8080): "loopback", ("0.0.0.0", 135): "lan"},
+}
+
+
+def spoken(platform, *arguments, path="/nonexistent"):
+    """The finished command."""
     argv = [sys.executable, "-c", PRETEND, platform, json.dumps(SYSTEMS[platform]), *arguments]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        argv, capture_output=True, text=True, check=False, timeout=60,
+        env={**os.environ, "PATH": str(path)},
+    )  # fmt: skip
     assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def pretend(platform, *arguments, path="/nonexistent"):
+    """The command's JSON, and its exit status."""
+    done = spoken(platform, *arguments, path=path)
     return json.loads(done.stdout), done.returncode
 
 
-@pytest.mark.parametrize("platform", SYSTEMS)
-def test_every_command_can_be_imported(platform):
-    """Help and completion import all of them, wherever they run."""
-    failed, status = pretend(platform, "import everything")
+@pytest.fixture(scope="module")
+def toolboxes(tmp_path_factory):
+    """By system, a folder of programs that print the recordings."""
+    found = {}
+    for platform, tools in TOOLS.items():
+        folder = found[platform] = tmp_path_factory.mktemp(platform)
+        for name, answers in tools.items():
+            program = folder / name
+            program.write_text(
+                f"#!{sys.executable}\nimport sys\nasked = ' '.join(sys.argv[1:])\n"
+                f"for words, said in {answers!r}:\n"
+                "    if words in asked:\n"
+                "        sys.exit(sys.stdout.write(said) and 0)\n"
+                "sys.exit(1)\n"
+            )
+            program.chmod(0o755)
+    return found
 
-    assert ({}, 0) == ({k: v for k, v in failed.items() if k not in NOT_YET}, status)
+
+@pytest.mark.parametrize("platform", SYSTEMS)
+def test_every_command_offered_can_be_imported(platform):
+    """Help and completion import all of them, wherever they run."""
+    assert (PORTABLE, 0) == pretend(platform, "import everything")
+
+
+@pytest.mark.parametrize("platform", SYSTEMS)
+def test_help_and_version(platform):
+    """Both come, and offer what works there and no more."""
+    version, help_ = spoken(platform, "--version"), spoken(platform, "--help")
+
+    assert (0, f"loopbox {__version__}\n", "") == (
+        version.returncode, version.stdout, version.stderr
+    )  # fmt: skip
+    assert (0, "") == (help_.returncode, help_.stderr)
+    assert (
+        PORTABLE == re.findall(r"^  ([a-z]+)  +\S", help_.stdout.partition("Usage")[2], re.M)[-6:]
+    )
+
+
+@pytest.mark.parametrize("platform", SYSTEMS)
+@pytest.mark.parametrize("words", [["ls"], ["run", "--", "true"], ["up"], []], ids=str)
+def test_boxes_are_refused_in_words(platform, words):
+    """No traceback, and what works instead."""
+    done = spoken(platform, *words)
+
+    assert done.returncode == (125 if words[:1] == ["run"] else 1)
+    assert "boxes and labs are on Linux only\nhint: what works here" in done.stderr
+
+
+@pytest.mark.parametrize("platform", SYSTEMS)
+def test_audit_of_the_recorded_system(platform, toolboxes):
+    """Its listeners, judged by what its own tools printed."""
+    found, status = pretend(platform, "audit", "--check", "--json", path=toolboxes[platform])
+    reached = {
+        (f["listener"]["bind"], f["listener"]["port"]): f["reach"] for f in found["findings"]
+    }
+
+    assert 1 == status
+    assert REACHED[platform].items() <= reached.items()
+
+
+@pytest.mark.parametrize("platform", SYSTEMS)
+def test_aliases_of_the_recorded_system(platform, toolboxes):
+    """The loopback interface is found by its flag."""
+    found, status = pretend(platform, "addr", "ls", "--json", path=toolboxes[platform])
+
+    assert 0 == status
+    assert {"127.0.0.1", "::1"} <= {entry["address"] for entry in found["addresses"]}
 
 
 @pytest.mark.parametrize("platform", SYSTEMS)

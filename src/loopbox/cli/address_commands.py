@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from loopbox.cli import asking
-from loopbox.cli.output import Output, current_output, table
+from loopbox.cli.output import current_output, table, wrapped
 from loopbox.cli.visiting import in_box
 from loopbox.errors import HostError, UsageError
 from loopbox.kernel import aliases
@@ -74,13 +74,17 @@ def classify(addresses: tuple[str, ...]) -> None:
                 _LETTERS[entry.destination],
                 _LETTERS[entry.forwardable],
                 _LETTERS[entry.is_global],
-                entry.rfc,
-                entry.note,
             )
             for entry in found
         ]
-        header = ("address", "class", "source", "dest", "forward", "global", "rfc", "note")
-        return table(rows, header=header)
+        header, *lines = table(
+            rows, header=("address", "class", "source", "dest", "forward", "global")
+        ).split("\n")
+        told = [
+            f"{line}\n{wrapped(f'{entry.note} ({entry.rfc})', indent='    ')}"
+            for entry, line in zip(found, lines, strict=True)
+        ]
+        return "\n".join([out.style(header, underline=True), *told])
 
     out.emit({"addresses": [entry.as_json() for entry in found]}, render)
 
@@ -285,9 +289,7 @@ def guard_on(host: bool, box: str | None) -> None:
     \b
     sudo loopbox guard on --host
     """
-    _only_on_linux()
-    changed = _at(box, host, guarding.raise_guard)
-    _tell_guard(current_output(), box, changed=changed, state="on")
+    _set_guard(box, host, guarding.raise_guard, state="on")
 
 
 @guard.command("off")
@@ -298,9 +300,7 @@ def guard_off(host: bool, box: str | None) -> None:
     \b
     sudo loopbox guard off --host
     """
-    _only_on_linux()
-    changed = _at(box, host, guarding.lower_guard)
-    _tell_guard(current_output(), box, changed=changed, state="off")
+    _set_guard(box, host, guarding.lower_guard, state="off")
 
 
 @guard.command("status")
@@ -311,22 +311,35 @@ def guard_status(host: bool, box: str | None) -> None:
     \b
     sudo loopbox guard status --json
     """
-    _only_on_linux()
-    found = _at(box, host, guarding.guard_state)
-    document = {"where": box or "host", "state": found.state, "rules": found.rules}
-    current_output().emit(document, lambda: found.state)
+    out = current_output()
+    found = _guard_at(box, host, guarding.guard_state)
+    out.emit(
+        {"where": box or "host", "state": found.state, "rules": found.rules}, lambda: found.state
+    )
+    if found.state in _GUARD_HINTS and not out.json:
+        out.hint(_GUARD_HINTS[found.state])
 
 
-def _only_on_linux() -> None:
+_GUARD_HINTS = {
+    "off": "127.0.0.1 and ::1 may leave this machine by its wires: sudo loopbox guard on",
+    "partial": "rules of it were taken out; to mend it: sudo loopbox guard on",
+    "foreign": "a table `inet loopbox` stands that is not ours: sudo nft list table inet loopbox",
+}
+
+
+def _guard_at(box: str | None, host: bool, act: Callable[[], T]) -> T:
     if sys.platform != "linux":
         raise HostError(
             "cannot use the guard: it is an nftables table, and those are Linux only",
             hint="elsewhere: loopbox doctor tells whether 127.0.0.1 stays on this machine",
             code="linux-only",
         )
+    return _at(box, host, act)
 
 
-def _tell_guard(out: Output, box: str | None, *, changed: bool, state: str) -> None:
+def _set_guard(box: str | None, host: bool, act: Callable[[], bool], *, state: str) -> None:
+    """Put it up or take it away, and say so."""
+    changed, out = _guard_at(box, host, act), current_output()
     if not changed:
         out.say(f"the guard is {state} already")
     document = {"where": box or "host", "state": state, "changed": changed}

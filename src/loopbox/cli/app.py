@@ -21,7 +21,7 @@ import click
 
 from loopbox import __version__
 from loopbox.cli.output import add_global_options, complain
-from loopbox.errors import HostError, LoopboxError, UsageError
+from loopbox.errors import HostError, LoopboxError, UsageError, linux_only
 
 COMMANDS: dict[str, tuple[str, str, str]] = {
     # name: (module, attribute, section)
@@ -76,6 +76,9 @@ _MEANT = {
     "urls": "url",
 }
 """What other tools call it."""
+_EVERYWHERE = frozenset({"classify", "addr", "audit", "doctor", "completion", "help"})
+"""What works on every system; the rest needs Linux, and other systems are told so."""
+
 _GLOBAL_FLAGS = ("--json", "-q", "--quiet", "-v", "--verbose", "--no-color")
 
 
@@ -83,7 +86,7 @@ class _Commands(click.Group):
     """A group whose commands are imported when they are named."""
 
     def list_commands(self, _context: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [name for name in COMMANDS if _works_here(name)]
 
     def get_command(self, _context: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
@@ -100,11 +103,16 @@ class _Commands(click.Group):
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         for section in dict.fromkeys(entry[2] for entry in COMMANDS.values()):
             rows = []
-            for name, entry in COMMANDS.items():
-                if entry[2] == section and (command := self.get_command(context, name)):
+            for name in self.list_commands(context):
+                is_here = COMMANDS[name][2] == section
+                if is_here and (command := self.get_command(context, name)):
                     rows.append((name, command.get_short_help_str(limit=120)))
-            with formatter.section(section):
-                formatter.write_dl(rows)
+            if rows:
+                with formatter.section(section):
+                    formatter.write_dl(rows)
+        if sys.platform != "linux":
+            formatter.write_paragraph()
+            formatter.write_text("Boxes, labs and the guard need Linux; these commands do not.")
 
     def resolve_command(
         self, context: click.Context, arguments: list[str]
@@ -114,6 +122,8 @@ class _Commands(click.Group):
                 f"cannot run `{arguments[0]}`: there is no such command",
                 hint=_hint_for(arguments[0]),
             )
+        if arguments and not _works_here(arguments[0]) and arguments[0] != "guard":
+            raise linux_only(f"run `loopbox {arguments[0]}`")
         return super().resolve_command(context, arguments)
 
 
@@ -128,6 +138,10 @@ def _hint_for(word: str) -> str:
     if near and shutil.which(word) is None:
         return f"did you mean: loopbox {near[0]}"
     return f"to run a program in a box: loopbox run -- {word}"
+
+
+def _works_here(name: str) -> bool:
+    return sys.platform == "linux" or name in _EVERYWHERE
 
 
 @click.group(
@@ -148,6 +162,8 @@ def cli(context: click.Context) -> None:
     loopbox curl shop localhost:3000   from inside a box
     """
     if context.invoked_subcommand is None:
+        if sys.platform != "linux":
+            raise linux_only("show this directory's box")
         from loopbox.cli.box_commands import show_here  # noqa: PLC0415
 
         show_here()

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from loopbox import client
-from loopbox.errors import BoxError, KeeperError, LoopboxError
+from loopbox.errors import BoxError, KeeperError, LoopboxError, linux_only
 from loopbox.rules.naming import parse_box_name
 
 
@@ -30,9 +31,13 @@ def here() -> str:
         return "/"
 
 
-def ask(verb: str, *, start: bool = False, **fields: str | None) -> dict[str, str]:
+def ask(
+    verb: str, *, start: bool = False, recover: bool = True, **fields: str | None
+) -> dict[str, str]:
     """The reply's fields. Raises the LoopboxError the keeper answered with."""
-    recover = verb not in ("status", "stop")
+    if sys.platform != "linux":
+        raise linux_only("ask the keeper")
+    recover = recover and verb not in ("status", "stop")
     with client.connect(start=start, recover=recover) as keeper:
         reply, fds = keeper.request(
             {"verb": verb, "cwd": here(), **{k: v for k, v in fields.items() if v is not None}}
@@ -42,15 +47,18 @@ def ask(verb: str, *, start: bool = False, **fields: str | None) -> dict[str, st
         return reply
 
 
-def ask_json(verb: str, *, start: bool = False, **fields: str | None) -> Any:
+def ask_json(verb: str, *, start: bool = False, recover: bool = True, **fields: str | None) -> Any:
     """The reply's JSON document."""
-    return json.loads(ask(verb, start=start, **fields)["json"])
+    return json.loads(ask(verb, start=start, recover=recover, **fields)["json"])
 
 
-def boxes() -> list[dict[str, Any]]:
-    """Every box that is up; none when no keeper runs (none is started to say so)."""
+def boxes(*, recover: bool = True) -> list[dict[str, Any]]:
+    """Every box that is up; none when no keeper runs (none is started to say so).
+
+    `recover`: a keeper that was killed is started again, and finds its boxes.
+    """
     try:
-        found = ask_json("ls")["boxes"]
+        found = ask_json("ls", recover=recover)["boxes"]
     except KeeperError as error:
         if error.code == "no-keeper":
             return []

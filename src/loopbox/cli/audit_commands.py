@@ -6,13 +6,13 @@ Must never: judge; rules/audit does.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
 from loopbox.cli import asking
-from loopbox.cli.output import Output, current_output, printable, table
+from loopbox.cli.output import Output, columns, current_output, printable, table
 from loopbox.cli.visiting import in_boxes
 from loopbox.errors import LoopboxError
 from loopbox.kernel.hooks import CgroupFilters
@@ -26,6 +26,7 @@ from loopbox.rules.audit.findings import (
     is_exposed,
     summary,
 )
+from loopbox.rules.audit.ours import named
 from loopbox.rules.audit.published import published
 from loopbox.rules.audit.reach import Reachability
 from loopbox.rules.audit.routed import routed
@@ -54,8 +55,10 @@ def audit(host: bool, box: str | None, everything: bool, check: bool) -> int:
     loopbox audit --check         for CI: exit 1 when something is exposed
     """
     out = current_output()
-    places = _places(out, only_host=host and not everything, only_box=box)
-    found = by_danger(findings_of(places))
+    only_host = host and not everything and box is None
+    known = _known(only_host=only_host, only_box=box)
+    places = _places(out, known, only_host=only_host, only_box=box)
+    found = by_danger(findings_of(places, {entry["address"]: entry["name"] for entry in known}))
     unseen = {f"{place}: {what}" for place, seen in places.items() for what in seen.unseen}
     for text in sorted(unseen):
         out.say(f"not seen on {text}")
@@ -63,14 +66,28 @@ def audit(host: bool, box: str | None, everything: bool, check: bool) -> int:
     return 1 if check and any(is_exposed(entry) for entry in found) else 0
 
 
-def _places(out: Output, *, only_host: bool, only_box: str | None) -> dict[str, Survey]:
-    """Place name to what was seen there."""
+def _known(*, only_host: bool, only_box: str | None) -> list[dict[str, Any]]:
+    """The boxes that are up; only the one that is asked for, which must be.
+
+    For the host alone they give its doors their names and no more: whatever ails the keeper is no
+    matter then.
+    """
     if only_box is not None:
-        names = [asking.box(only_box)["name"]]
-    else:
+        return [asking.box(only_box)]
+    try:
         # There are boxes on Linux only, and elsewhere perhaps no Unix sockets to ask a keeper by.
-        only_host = only_host or sys.platform != "linux"
-        names = [] if only_host else [entry["name"] for entry in asking.boxes()]
+        return asking.boxes(recover=not only_host) if sys.platform == "linux" else []
+    except LoopboxError:
+        if only_host:
+            return []
+        raise
+
+
+def _places(
+    out: Output, known: Sequence[dict[str, Any]], *, only_host: bool, only_box: str | None
+) -> dict[str, Survey]:
+    """Place name to what was seen there."""
+    names = [] if only_host else [entry["name"] for entry in known]
     places = {} if only_box is not None else {"host": survey()}
     for name, seen in in_boxes(names, _survey_box).items():
         if isinstance(seen, LoopboxError):
@@ -86,8 +103,11 @@ def _survey_box() -> Survey:
     return survey(is_box=True)
 
 
-def findings_of(places: dict[str, Survey]) -> list[Finding]:
-    """One finding for each listener of each place, and for what leads on to other devices."""
+def findings_of(places: dict[str, Survey], boxes: Mapping[str, str] | None = None) -> list[Finding]:
+    """One finding for each listener of each place, and for what leads on to other devices.
+
+    `boxes` are names by address, for the keeper's own doors.
+    """
     told = {inode: held for seen in places.values() for inode, held in seen.owners.items()}
     inodes = {entry.inode for seen in places.values() for entry in seen.listeners}
     owners, all_seen = (told, True) if told or sys.platform != "linux" else socket_owners(inodes)
@@ -102,6 +122,7 @@ def findings_of(places: dict[str, Survey]) -> list[Finding]:
                 owners.get(entry.inode, ()),
                 where=place,
                 is_seen=all_seen,
+                ours=named(entry, owners.get(entry.inode, ()), where=place, boxes=boxes or {}),
             )
             for entry in seen.listeners
         ]
@@ -135,9 +156,7 @@ def render(out: Output, found: Sequence[Finding]) -> str:
         )
         for entry in found
     ]
-    header, *body = table(rows, header=("danger", "reach", "listener", "program", "where")).split(
-        "\n"
-    )
+    header, *body = table(_fitted(rows), header=_HEADER).split("\n")
     lines.append(out.style(header, underline=True))
     for entry, line in zip(found, body, strict=True):
         lines.append(out.style(line, **_COLOURS[entry.severity]))
@@ -152,6 +171,29 @@ def render(out: Output, found: Sequence[Finding]) -> str:
     return "\n".join(lines)
 
 
+_HEADER = ("danger", "reach", "listener", "program", "where")
+_PROGRAM = _HEADER.index("program")
+_SHORTEST = 12
+"""A program's name is not cut further than this."""
+
+
+def _fitted(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The rows with programs' names cut where the terminal is too narrow for them."""
+    room = columns()
+    if room is None:
+        return list(rows)
+    widths = [max(map(len, column)) for column in zip(_HEADER, *rows, strict=True)]
+    spare = room - sum(widths) - 2 * (len(widths) - 1)
+    longest = max(_SHORTEST, widths[_PROGRAM] + min(spare, 0))
+    return [
+        tuple(
+            f"{cell[: longest - 1]}…" if at == _PROGRAM and len(cell) > longest else cell
+            for at, cell in enumerate(row)
+        )
+        for row in rows
+    ]
+
+
 def _program(entry: Finding) -> str:
     """Name and pid of the first holder, and how many more there are."""
     if entry.listener.inode == 0 and (
@@ -159,8 +201,10 @@ def _program(entry: Finding) -> str:
     ):
         return "(another device)"
     if not entry.holders:
-        return f"uid {entry.listener.uid}"
+        return f"(of user {entry.listener.uid})" if entry.listener.uid >= 0 else "?"
     first = entry.holders[0]
+    if entry.ours is not None:
+        return entry.ours
     words = first.command.split()
     name = words[0].rpartition("/")[2][:24] if words else "?"
     more = f" +{len(entry.holders) - 1}" if len(entry.holders) > 1 else ""

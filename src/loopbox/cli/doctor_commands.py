@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import click
 
 from loopbox.cli import asking
-from loopbox.cli.output import Output, current_output, printable
+from loopbox.cli.output import Output, current_output, printable, wrapped
 from loopbox.errors import HostError, UsageError
 from loopbox.kernel.checkup_elsewhere import examine_elsewhere
 from loopbox.rules.doctor.ladder import climb, has_passed
@@ -57,8 +58,9 @@ def _seen_on_linux(target: Remote | None, box: str | None) -> Observed:
 
     if box is None:
         return examine(remote=target)
-    name = asking.box(box)["name"]
-    return in_box(name, lambda: examine(remote=target, is_box=True), with_files=True)
+    known = asking.box(box)
+    seen = in_box(known["name"], lambda: examine(remote=target, is_box=True), with_files=True)
+    return replace(seen, egress=known["egress"]["policy"])
 
 
 def _seen_elsewhere(target: Remote | None, box: str | None) -> Observed:
@@ -74,11 +76,21 @@ def render(out: Output, rungs: Sequence[Rung]) -> str:
     for rung in rungs:
         word, colour = _MARKS[rung.state]
         mark = out.style(word, **colour)
-        lines.append(f"{mark}  {rung.id:<{width}}  {printable(rung.cause or rung.title)}")
+        said = wrapped(_said(rung), indent=" " * (width + 8)).lstrip(" ")
+        lines.append(f"{mark}  {rung.id:<{width}}  {said}")
         if rung.state in ("warn", "fail") and rung.fix:
-            lines.append(f"      {'':<{width}}fix: {printable(rung.fix)}")
+            lines.append(f"{'':<{width + 8}}fix: {printable(rung.fix)}")
         if out.verbose:
-            lines += [f"      {'':<{width}}{printable(text)}" for text in rung.evidence]
+            lines += [f"{'':<{width + 8}}{printable(text)}" for text in rung.evidence]
     failed = [rung.id for rung in rungs if rung.state == "fail"]
-    verdict = f"first fault: {failed[0]}" if failed else "healthy"
+    warnings = sum(rung.state == "warn" for rung in rungs)
+    beside = f", {warnings} warning{'s'[: warnings != 1]}" if warnings else ""
+    verdict = f"first fault: {failed[0]}" if failed else f"healthy{beside}"
     return "\n".join([*lines, out.style(verdict, bold=True)])
+
+
+def _said(rung: Rung) -> str:
+    """The cause; of a rung that has no meaning here why it has none; else what it proves."""
+    if rung.state == "skip" and rung.evidence:
+        return rung.cause or rung.evidence[0]
+    return rung.cause or rung.title

@@ -19,7 +19,7 @@ import os
 import sys
 
 from loopbox import client
-from loopbox.errors import ConfigError, LoopboxError, UsageError
+from loopbox.errors import ConfigError, LoopboxError, UsageError, linux_only
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing takes 3 ms to import, a quarter of a bare interpreter's start
@@ -66,6 +66,8 @@ def try_hot_path(arguments: list[str]) -> int | None:
             _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
         if os.environ.get("LOOPBOX") == "0":
             _become(_plain_words(command), command)
+        if sys.platform != "linux":
+            raise linux_only(f"run `loopbox {command.verb}`")
         _go(command)
     except LoopboxError as error:
         tell(error, as_json=command.json)

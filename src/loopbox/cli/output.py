@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +27,16 @@ import click
 from loopbox.cli.hot import printable, tell
 from loopbox.errors import LoopboxError
 
-__all__ = ["Output", "add_global_options", "complain", "current_output", "printable", "table"]
+__all__ = [
+    "Output",
+    "add_global_options",
+    "columns",
+    "complain",
+    "current_output",
+    "printable",
+    "table",
+    "wrapped",
+]
 
 _META = "loopbox.output"
 
@@ -66,6 +77,26 @@ class Output:
     def style(self, text: str, **how: Any) -> str:
         """Colour that never carries meaning alone."""
         return click.style(text, **how) if self.color else text
+
+
+def columns() -> int | None:
+    """How wide the terminal on stdout is; None for a pipe, whose lines are never cut or broken."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def wrapped(text: str, *, indent: str) -> str:
+    """Prose below an entry, broken at the terminal's width with `indent` before each line."""
+    width = columns()
+    if width is None:
+        return f"{indent}{printable(text)}"
+    return textwrap.fill(
+        printable(text),
+        max(width, len(indent) + 20),
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def table(rows: Iterable[Sequence[str]], *, header: Sequence[str]) -> str:

@@ -47,7 +47,9 @@ T = TypeVar("T")
 
 _BOX_TARGETS = (("1.1.1.1", 80), ("9.9.9.9", 80))
 _BOX_REQUEST = b"HEAD / HTTP/1.0\r\n\r\n"
-"""In a box the keeper accepts at once, so only an answer proves that the way out leads anywhere."""
+"""In a box the keeper accepts at once, so only an answer proves that the way out leads anywhere.
+
+Whoever speaks first, or takes this for nonsense, answers too."""
 _REMOTE_SECONDS = 3.0
 _NAME_SECONDS = 4.0
 _MOST_OWN = 4
@@ -262,7 +264,7 @@ def _remote(
     leaky: bool,
 ) -> tuple[RemoteSeen, ...]:
     targets = _targets(network, remote, is_box=is_box, leaky=leaky)
-    ask = _BOX_REQUEST if is_box and remote is None else None
+    ask = _BOX_REQUEST if is_box else None
     attempts = probes.try_remote(targets, seconds=_REMOTE_SECONDS, ask=ask)
     if any(attempt.is_ok for attempt in attempts):
         answered.set()

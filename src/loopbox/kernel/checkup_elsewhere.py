@@ -42,6 +42,8 @@ from loopbox.wire.systemfiles import parse_resolv_conf
 T = TypeVar("T")
 
 _TOOL_SECONDS = 3.0
+_POWERSHELL_SECONDS = 6.0
+"""PowerShell and its network modules take seconds to load when they are cold."""
 _REMOTE_SECONDS = 3.0
 _NAME_SECONDS = 4.0
 _MOST_OWN = 4
@@ -51,7 +53,8 @@ _POINT_TO_POINT = frozenset({"utun", "tun", "gif", "ppp"})
 
 
 def _run(argv: Sequence[str]) -> str:
-    return foreign.output_of(argv, seconds=_TOOL_SECONDS)
+    seconds = _POWERSHELL_SECONDS if argv[0] == "powershell" else _TOOL_SECONDS
+    return foreign.output_of(argv, seconds=seconds)
 
 
 def _tcp(address: str) -> Attempt:

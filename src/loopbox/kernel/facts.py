@@ -169,8 +169,10 @@ def parse_route(payload: bytes) -> Route | None:
         return None
     found = parse_attributes(payload[12:])
     hop = found.get(9)
+    also: tuple[int, ...] = ()
     if hop is not None and len(hop) >= 8:
         length, hop_flags, _, index = struct.unpack_from("=HBBi", hop)
+        also = _further_hops(hop, length)
         found = {**found, **parse_attributes(hop[8:length]), 4: struct.pack("=i", index)}
         flags |= hop_flags
     size = 4 if family == socket.AF_INET else 16
@@ -186,8 +188,21 @@ def parse_route(payload: bytes) -> Route | None:
         gateway=ip_address(via) if len(via) in (4, 16) else None,
         source=ip_address(source) if len(source) in (4, 16) else None,
         metric=_number(found.get(6)),
+        also=also,
         dead=bool(flags & 0x11),
     )
+
+
+def _further_hops(hops: bytes, offset: int) -> tuple[int, ...]:
+    """Interfaces of a multipath route's ways after the first (struct rtnexthop)."""
+    found = []
+    while 8 <= offset + 8 <= len(hops):
+        length, _, _, index = struct.unpack_from("=HBBi", hops, offset)
+        if length < 8:
+            break
+        found.append(index)
+        offset += (length + 3) & ~3
+    return tuple(found)
 
 
 def parse_neighbour(payload: bytes) -> Neighbour | None:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from loopbox.kernel import nft
 from loopbox.kernel.netlink import KernelError, open_netlink
 from loopbox.rules.firewall.iptables import parse_saved
-from loopbox.rules.firewall.model import UNKNOWN, Ruleset
+from loopbox.rules.firewall.model import UNKNOWN, Chain, Ruleset
 from loopbox.rules.firewall.nftables import has_extensions, parse_ruleset
 from loopbox.wire.netlink import build_message, parse_attributes, parse_messages, text_of
 
@@ -91,14 +91,23 @@ def _with_iptables(ruleset: Ruleset) -> Ruleset:
         if text is None:
             continue  # the extensions stay impossible to evaluate
         told = parse_saved(text, version=version)
-        tables = {chain.table for chain in told.chains}
-        kept = tuple(
-            chain
-            for chain in ruleset.chains
-            if not (chain.family == family and chain.table in tables)
-        )
-        ruleset = replace(ruleset, chains=kept + told.chains)
+        ruleset = replace(ruleset, chains=with_saved(ruleset, told, family))
     return ruleset
+
+
+def with_saved(ruleset: Ruleset, told: Ruleset, family: str) -> tuple[Chain, ...]:
+    """The chains of `ruleset` with the rules of `family` as iptables-save tells them.
+
+    Base chains that others put into iptables' tables are not iptables' to tell: it leaves them out,
+    or prints them as if nothing led there. They stay as nft tells them.
+    """
+    rules = {chain.key: chain for chain in told.chains}
+    kept = []
+    for chain in ruleset.chains:
+        other = rules.pop(chain.key, None) if chain.family == family else None
+        is_same = other is not None and (chain.hook is None) == (other.hook is None)
+        kept.append(replace(chain, rules=other.rules) if other is not None and is_same else chain)
+    return (*kept, *rules.values())
 
 
 def _legacy() -> Ruleset:

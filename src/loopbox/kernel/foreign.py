@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from ipaddress import ip_address
 
 from loopbox.rules.audit.findings import Holder
 from loopbox.rules.doctor.observed import Attempt
-from loopbox.rules.foreign import paths, unix, windows
+from loopbox.rules.foreign import holders, paths, unix, windows
 from loopbox.rules.foreign.paths import WayTaken
 from loopbox.rules.network import ListeningSocket, Neighbour, Network
 
@@ -55,6 +56,8 @@ _QUERIES = {
     "ping": "(New-Object System.Net.NetworkInformation.Ping).Send('{}', 1500)"
     " | Select-Object Status,RoundtripTime | ConvertTo-Json",
 }
+_WIDE = {"darwin": "-anW", "freebsd": "-anW", "openbsd": "-anv", "netbsd": "-anv"}
+"""netstat's option on each system against addresses cut short by their column."""
 _PING = {
     "macos": ("-t", "2"),
     "freebsd": ("-t", "2"),
@@ -81,7 +84,7 @@ def output_of(argv: Sequence[str], *, seconds: float = _SECONDS) -> str:
 
 def look(platform: str, run: Run = output_of) -> Seen:
     """(network, listeners, holders by the listeners' made-up inodes) of this machine."""
-    return _look_windows(run) if platform == "win32" else _look_unix(run)
+    return _look_windows(run) if platform == "win32" else _look_unix(platform, run)
 
 
 def look_network(platform: str, run: Run = output_of) -> Network:
@@ -133,10 +136,13 @@ def _network_unix(run: Run) -> Network:
 
 
 def _network_windows(run: Run) -> Network:
-    links, addresses = windows.parse_addresses(run([*_POWERSHELL, _QUERIES["addresses"]]))
-    links = windows.parse_adapters(run([*_POWERSHELL, _QUERIES["adapters"]]), links)
-    routes = windows.parse_routes(run([*_POWERSHELL, _QUERIES["routes"]]))
-    return Network(tuple(links), tuple(addresses), tuple(routes))
+    """The three questions at once: PowerShell takes seconds to start."""
+    with ThreadPoolExecutor(max_workers=3) as pool:
+        asked = ("addresses", "adapters", "routes")
+        told = list(pool.map(lambda what: run([*_POWERSHELL, _QUERIES[what]]), asked))
+    links, addresses = windows.parse_addresses(told[0])
+    links = windows.parse_adapters(told[1], links)
+    return Network(tuple(links), tuple(addresses), tuple(windows.parse_routes(told[2])))
 
 
 def _way_windows(network: Network, address: str) -> WayTaken:
@@ -153,11 +159,11 @@ def _way_windows(network: Network, address: str) -> WayTaken:
     return WayTaken("" if link is None else link.name, best.gateway)
 
 
-def _look_unix(run: Run) -> Seen:
+def _look_unix(platform: str, run: Run) -> Seen:
     network = _network_unix(run)
-    listeners = unix.parse_listeners(run(["netstat", "-an"]))
-    command = ["lsof", "-nP", "-iTCP", "-sTCP:LISTEN", "-iUDP", "-F", "pcuPn"]
-    opened = unix.parse_lsof(run(command))
+    wide = next((option for name, option in _WIDE.items() if platform.startswith(name)), "-an")
+    listeners = unix.parse_listeners(run(["netstat", wide]))
+    opened = _opened(platform, run)
     owners = {
         entry.inode: tuple(
             Holder(one.pid, one.command, one.uid) for one in opened if unix.same_end(entry, one)
@@ -165,6 +171,17 @@ def _look_unix(run: Run) -> Seen:
         for entry in listeners
     }
     return network, tuple(listeners), owners
+
+
+def _opened(platform: str, run: Run) -> list[unix.OpenFile]:
+    """Sockets with their processes, by lsof or what the system has in its stead."""
+    command = ["lsof", "-nP", "-iTCP", "-sTCP:LISTEN", "-iUDP", "-F", "pcuPn"]
+    found = unix.parse_lsof(run(command))
+    if not found and platform.startswith(("freebsd", "netbsd")):
+        found = holders.parse_sockstat(run(["sockstat", "-n"]))
+    if not found and platform.startswith(("openbsd", "netbsd")):
+        found = holders.parse_fstat(run(["fstat", "-n"]))
+    return found
 
 
 def _look_windows(run: Run) -> Seen:

@@ -1,7 +1,8 @@
 """Finding XDP, tc and BPF programs that see packets outside of the packet filter.
 
 Owns: the XDP attribute of links, filters of clsact and ingress (both by rtnetlink, open to every
-user), and bpf(2) BPF_PROG_QUERY for tcx, sk_lookup and cgroups (CAP_NET_ADMIN of the machine).
+user), and bpf(2): BPF_PROG_QUERY for tcx, sk_lookup and cgroups (CAP_NET_ADMIN of the machine), the
+list of links for programs on netfilter's own hooks (CAP_SYS_ADMIN).
 
 Must never: load, attach or detach anything; judge (rules/audit/hooks does).
 
@@ -32,6 +33,11 @@ _TCM = struct.Struct("=BxxxiIII")
 _PARENTS = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
 """TC_H_CLSACT with TC_H_MIN_INGRESS and TC_H_MIN_EGRESS."""
 _PROG_QUERY, _EFFECTIVE = 16, 1
+_OBJ_GET_INFO, _LINK_GET_FD, _LINK_GET_NEXT = 15, 30, 31
+_LINK_NETFILTER = 10
+_PLACES = ("prerouting", "input", "forward", "output", "postrouting")
+_VERSIONS = {int(socket.AF_INET): " of IPv4", int(socket.AF_INET6): " of IPv6"}
+_MOST_LINKS = 4096
 _CGROUP_SKB = {"ingress": 0, "egress": 1}
 _TCX = {"ingress": 46, "egress": 47}
 _SK_LOOKUP = 36
@@ -188,7 +194,46 @@ def _bpf_hooks(links: Collection[LinkHooks]) -> list[Hook] | None:
                 text = f"a tcx {way} program on {link.name}"
                 steers = way == "ingress"
                 found.append(Hook(way, text, affected(link.index, links), steers))
-    return found
+    return found + [Hook("filter", text) for text in _netfilter_programs()]
+
+
+def _netfilter_programs() -> list[str]:
+    """BPF programs that sit among nftables' chains, in words.
+
+    A link does not say in which network namespace it lives, so it is a doubt in all of them. Such
+    programs let packets pass or drop them, and no more.
+    """
+    found: dict[str, None] = {}
+    link = 0
+    for _ in range(_MOST_LINKS):
+        answer = _bpf(_LINK_GET_NEXT, struct.pack("=III", link, 0, 0))
+        if answer is None:
+            break
+        link = struct.unpack_from("=I", answer[1], 4)[0]
+        opened = _bpf(_LINK_GET_FD, struct.pack("=I", link))
+        if opened is None:
+            continue
+        try:
+            kind, family, place = _link_info(opened[0])
+        finally:
+            os.close(opened[0])
+        if kind == _LINK_NETFILTER:
+            where = _PLACES[place] if place < len(_PLACES) else str(place)
+            version = _VERSIONS.get(family, "")
+            found[f"a BPF program on the netfilter hook {where}{version}"] = None
+    return list(found)
+
+
+def _link_info(descriptor: int) -> tuple[int, int, int]:
+    """(type, protocol family, hook number) of a BPF link; the latter two of netfilter's only."""
+    import ctypes  # noqa: PLC0415
+
+    info = ctypes.create_string_buffer(256)
+    asked = struct.pack("=IIQ", descriptor, len(info), ctypes.addressof(info))
+    if _bpf(_OBJ_GET_INFO, asked) is None:
+        return 0, 0, 0
+    kind, _number, _program, _, family, place = struct.unpack_from("=6I", info.raw)
+    return kind, family, place
 
 
 def _programs(target: int, kind: int, flags: int = 0) -> int | None:
@@ -197,18 +242,29 @@ def _programs(target: int, kind: int, flags: int = 0) -> int | None:
     `target` is an interface index for tcx, else a descriptor. A kernel without the attach type has
     no such programs.
     """
+    answer = _bpf(_PROG_QUERY, struct.pack("=IIIIQII", target, kind, flags, 0, 0, 0, 0))
+    if answer is not None:
+        return int(struct.unpack_from("=I", answer[1], 24)[0])
+    return None if _refusal() in (errno.EPERM, errno.ENOSYS) else 0
+
+
+def _bpf(command: int, asked: bytes) -> tuple[int, bytes] | None:
+    """(result, attributes afterwards) of bpf(2); None when it failed, see `_refusal`."""
     import ctypes  # noqa: PLC0415  (6 ms, which only root's audit pays)
 
     number = _BPF_NUMBERS.get(os.uname().machine)
     if number is None:
+        ctypes.set_errno(errno.ENOSYS)
         return None
-    attributes = ctypes.create_string_buffer(
-        struct.pack("=IIIIQII", target, kind, flags, 0, 0, 0, 0).ljust(64, b"\0"), 64
-    )
-    result = ctypes.CDLL(None, use_errno=True).syscall(number, _PROG_QUERY, attributes, 64)
-    if result == 0:
-        return int(struct.unpack_from("=I", attributes, 24)[0])
-    return None if ctypes.get_errno() in (errno.EPERM, errno.ENOSYS) else 0
+    attributes = ctypes.create_string_buffer(asked.ljust(64, b"\0"), 64)
+    result = ctypes.CDLL(None, use_errno=True).syscall(number, command, attributes, 64)
+    return None if result < 0 else (result, attributes.raw)
+
+
+def _refusal() -> int:
+    import ctypes  # noqa: PLC0415
+
+    return ctypes.get_errno()
 
 
 def _cgroup_root() -> str | None:

@@ -88,6 +88,8 @@ class Route:
     gateway: Address | None = None
     source: Address | None = None
     metric: int = 0
+    also: tuple[int, ...] = ()
+    """Of a multipath route: the interfaces of its further ways."""
     dead: bool = False
     """RTNH_F_DEAD or RTNH_F_LINKDOWN: the kernel knows it leads nowhere now."""
 

@@ -101,3 +101,58 @@ PING 127.0.0.1 (127.0.0.1): 56 data bytes
 RESOLV_CONF = b"search home\nnameserver 10.0.2.3\n"
 NSSWITCH = b"group: compat\nhosts: files dns\n"
 HOSTS = b"::1\t\t\tlocalhost localhost.my.domain\n127.0.0.1\t\tlocalhost localhost.my.domain\n"
+
+SOCKSTAT = """\
+USER     COMMAND    PID   FD PROTO  LOCAL ADDRESS         FOREIGN ADDRESS
+root     sshd       854   3  tcp6   *:22                  *:*
+root     sshd       854   4  tcp4   *:22                  *:*
+root     sendmail   812   5  tcp4   127.0.0.1:25          *:*
+root     syslogd    700   7  udp4   *:514                 *:*
+ntpd     ntpd       690   21 udp6   fe80::1%lo0:123       *:*
+alice    ssh        990   3  tcp4   10.0.2.15:40100       10.0.2.2:22
+"""
+
+FSTAT = """\
+USER     CMD          PID   FD MOUNT        INUM  MODE         R/W    SZ|DV
+root     sshd       75629    3* internet stream tcp 0x0 *:22
+root     sshd       75629    4* internet6 stream tcp 0x0 [::]:22
+alice    node        1234   20* internet stream tcp 0xffff800000a1b2c3 127.0.0.1:3000
+alice    ssh         4321    3* internet stream tcp 0x0 10.0.0.2:5000 --> 10.0.0.1:22
+_unbound unbound       99    5* internet dgram udp 127.0.0.1:53
+root     inetd         60    6* internet6 stream tcp [fe80::1%lo0]:79
+root     sshd       75629    wd /                2  drwxr-xr-x     r      512
+"""
+
+OPENBSD_NETSTAT = """\
+Active Internet connections (including servers)
+Proto   Recv-Q Send-Q  Local Address          Foreign Address        TCP-State
+tcp          0      0  *.22                   *.*                    LISTEN
+tcp          0      0  127.0.0.1.3000         *.*                    LISTEN
+udp          0      0  127.0.0.1.53           *.*
+Active Internet connections (including servers)
+Proto   Recv-Q Send-Q  Local Address          Foreign Address        TCP-State
+tcp6         0      0  *.22                   *.*                    LISTEN
+"""
+
+OPENBSD_IFCONFIG = """\
+lo0: flags=2008049<UP,LOOPBACK,RUNNING,MULTICAST,LRO> mtu 32768
+	index 4 priority 0 llprio 3
+	groups: lo
+	inet6 ::1 prefixlen 128
+	inet6 fe80::1%lo0 prefixlen 64 scopeid 0x4
+	inet 127.0.0.1 netmask 0xff000000
+em0: flags=808843<UP,BROADCAST,RUNNING,SIMPLEX,MULTICAST,AUTOCONF4> mtu 1500
+	lladdr 08:00:27:00:00:03
+	index 1 priority 0 llprio 3
+	groups: egress
+	media: Ethernet autoselect (none)
+	status: no carrier
+	inet 10.0.2.17 netmask 0xffffff00 broadcast 10.0.2.255
+"""
+
+ILLUMOS_IFCONFIG = """\
+lo0: flags=2001000849<UP,LOOPBACK,RUNNING,MULTICAST,IPv4,VIRTUAL> mtu 8232 index 1
+	inet 127.0.0.1 netmask ff000000
+e1000g0: flags=1004843<UP,BROADCAST,RUNNING,MULTICAST,DHCP,IPv4> mtu 1500 index 2
+	inet 10.0.2.18 netmask ffffff00 broadcast 10.0.2.255
+"""

@@ -186,3 +186,12 @@ HOSTS = b"""\
 255.255.255.255	broadcasthost
 ::1             localhost
 """
+
+NETSTAT_VERBOSE = """\
+Active Internet connections (including servers)
+Proto Recv-Q Send-Q  Local Address          Foreign Address        (state)      rxbytes  process:pid
+tcp4       0      0  127.0.0.1.8021         *.*                    LISTEN             0    launchd:1
+tcp46      0      0  *.5948                 *.*                    LISTEN             0 Agent X:602
+tcp6       0      0  fe80::1c2f:aaaa:.3000  *.*                    LISTEN             0      node:77
+"""
+"""Newer releases print more columns; without -W a long address is cut at its column."""

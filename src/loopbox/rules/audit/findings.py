@@ -55,6 +55,8 @@ class Finding:
     fix: str
     subnet: str | None = None
     """Of a whole network that neighbours can route to: the network, else None."""
+    ours: str | None = None
+    """Of a listener of loopbox's own: what it is ("loopbox front door of shop")."""
 
     def as_json(self) -> dict[str, object]:
         """The contract's finding, with all holders and the socket's owner beside it."""
@@ -80,6 +82,7 @@ class Finding:
             "holders": [holder.as_json() for holder in self.holders],
             "uid": self.listener.uid,
             "subnet": self.subnet,
+            "ours": self.ours,
         }
 
 
@@ -130,8 +133,12 @@ def finding(
     *,
     where: str,
     is_seen: bool = True,
+    ours: str | None = None,
 ) -> Finding:
-    """The finding for one listener. `is_seen` False: its holders were not ours to see."""
+    """The finding for one listener.
+
+    `is_seen` False: its holders were not ours to see. `ours`: what it is to loopbox (ours.py).
+    """
     tool = _tool(holders, listener)
     ordinary, obedient = _SEVERITY[verdict.level]
     severity = obedient if tool is not None and tool.unauthenticated else ordinary
@@ -142,7 +149,9 @@ def finding(
             if is_seen
             else f"its process could not be seen (uid {listener.uid})"
         )
-    name = tool.name if tool is not None else _program(holders)
+    name = ours or (tool.name if tool is not None else _program(holders))
+    if ours is not None and ours.startswith("loopbox front door of"):
+        evidence.append(f"leads into box {ours.rpartition(' ')[2]}, through its keeper")
     if verdict.cause == "published":
         name = "a published port"
     return Finding(
@@ -155,6 +164,7 @@ def finding(
         reach=verdict.level,
         evidence=tuple(evidence),
         fix=_fix(listener, verdict, tool, where),
+        ours=ours,
     )
 
 

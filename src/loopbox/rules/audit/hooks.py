@@ -24,7 +24,7 @@ class Hook:
     """One place where programs sit."""
 
     direction: str
-    """ingress or egress."""
+    """ingress, egress, or filter: on netfilter's own hooks, where it can only drop."""
     text: str
     """What it is, and where, for evidence."""
     links: frozenset[int] = frozenset()

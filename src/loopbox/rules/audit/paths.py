@@ -12,7 +12,7 @@ Example::
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
@@ -24,6 +24,8 @@ from loopbox.rules.registry import registered
 LEVELS = ("same-host", "link", "lan", "internet")
 """How far away a peer may be, nearest first."""
 
+_LOCAL, _PLAIN = 255, (254, 253)
+"""Routing tables: the kernel's own local addresses; main and default."""
 _VIRTUAL_PORTS = frozenset({"veth", "tun", "tap"})
 _FAR: dict[int, tuple[Address, ...]] = {
     4: tuple(map(IPv4Address, ("10.77.77.77", "172.29.77.77", "192.168.177.77", "9.9.9.9"))),
@@ -42,22 +44,25 @@ class Way:
     level: str
     """How far away such a sender may be."""
     why: str
+    back: str = ""
+    """The interface its answers leave by, where that is another one."""
 
 
 CLIENT_PORT = 40077
 """An ephemeral port: what a client that does not choose its port sends from."""
 
 
-def first_packet(way: Way, protocol: int, port: int) -> Packet:
+def first_packet(way: Way, protocol: int, port: int, sport: int = CLIENT_PORT) -> Packet:
     """The packet that opens a connection to `port` on this way."""
     return Packet(
         version=way.target.version,
         protocol=protocol,
         source=way.source,
         target=way.target,
-        sport=CLIENT_PORT,
+        sport=sport,
         dport=port,
         iif=way.link.name,
+        is_straight=not way.back,
     )
 
 
@@ -67,33 +72,32 @@ class Ways:
     def __init__(self, network: Network, *, is_box: bool) -> None:
         self._network = network
         self._is_box = is_box
-        self._local = tuple(
-            (int(route.destination[0]), int(route.destination[-1]), route.destination.version)
-            for route in network.routes
-            if route.type == "local"
-        )
+        self._local = _ranges(network, lambda route: route.table == _LOCAL)
+        self._elsewhere = _ranges(network, lambda route: route.table not in (_LOCAL, *_PLAIN))
         own = {entry.address for entry in network.addresses}
         self._own = own
         self._broadcast = {
             route.destination[0] for route in network.routes if route.type == "broadcast"
         }
-        self._routes = {
-            version: sorted(
-                (
-                    route
-                    for route in network.routes
-                    if route.destination.version == version and route.table != 255
-                ),
-                key=lambda route: (-route.destination.prefixlen, route.metric),
-            )
-            for version in (4, 6)
-        }
+        self._routes = {version: _by_table(network, version) for version in (4, 6)}
         self.outside = tuple(
             link
             for link in network.links
-            if link.is_up and not link.is_loopback and not link.master
+            if link.is_up and not link.is_loopback and not self._is_port(link)
         )
-        self._has_hardware = any(not link.kind for link in self.outside)
+        self._has_hardware = any(
+            not link.kind for link in network.links if link.is_up and not link.is_loopback
+        )
+        self._kinds: dict[Address, str] = {}
+
+    def _is_port(self, link: Link) -> bool:
+        """Whether its packets come out of the bridge or bond above it. A VRF's do not."""
+        return bool(link.master) and self.domain(link) == 0
+
+    def domain(self, link: Link) -> int:
+        """The index of the VRF an interface belongs to; 0 for none."""
+        above = self._network.link(link.master) if link.master else None
+        return link.master if above is not None and above.kind == "vrf" else 0
 
     @property
     def inner(self) -> tuple[Link, ...]:
@@ -121,27 +125,43 @@ class Ways:
         """Sample senders that are on `link` itself."""
         return tuple(
             dict.fromkeys(
-                source for source, zone in self._sources(link, version, ()) if zone == "onlink"
+                source
+                for source, zone, back in self._sources(link, version, ())
+                if zone == "onlink" and not back
             )
         )
 
     def kind_of(self, address: Address) -> str:
         """The route type of an address: local, broadcast, multicast or unicast."""
-        if address in self._own or any(
-            version == address.version and low <= int(address) <= high
-            for low, high, version in self._local
-        ):
+        known = self._kinds.get(address)
+        if known is None:
+            known = self._kinds[address] = self._look_up(address)
+        return known
+
+    def _look_up(self, address: Address) -> str:
+        if address in self._own or _within(address, self._local):
+            return "local"
+        plain = self._best(address, _PLAIN)
+        if plain is not None and plain.type == "local":
             return "local"
         if address in self._broadcast or address == IPv4Address("255.255.255.255"):
             return "broadcast"
         return "multicast" if registered(address).kind == "multicast" else "unicast"
+
+    def may_be_local(self, address: Address) -> bool:
+        """Whether a routing table apart delivers it here, for packets that its rules lead there.
+
+        Transparent proxies make everything local that way.
+        """
+        return _within(address, self._elsewhere)
 
     def local_targets(self, version: int) -> tuple[Address, ...]:
         """Every local address: configured ones, and one of each range made local by a route."""
         found: dict[Address, None] = {
             entry.address: None for entry in self._network.addresses if _is(entry.address, version)
         }
-        for low, high, family in self._local:
+        plain = _ranges(self._network, lambda route: route.table in _PLAIN)
+        for low, high, family in (*self._local, *plain):
             # Of a whole local range (AnyIP, 127/8) the first host stands for all.
             if family == version and high - low > 1:
                 found[IPv4Address(low + 1) if version == 4 else IPv6Address(low + 1)] = None
@@ -158,9 +178,17 @@ class Ways:
 
     def link_towards(self, address: Address) -> Link | None:
         """Where a packet for `address` is carried on; None when no route says so."""
-        for route in self._routes[address.version]:
-            if address in route.destination:
-                return self._network.link(route.index) if route.type == "unicast" else None
+        route = self._best(address, tuple(self._routes[address.version]))
+        if route is None or route.type != "unicast":
+            return None
+        return self._network.link(route.index)
+
+    def _best(self, address: Address, tables: Iterable[int]) -> Route | None:
+        """The route to an address in the first of these tables that has one."""
+        for table in tables:
+            for route in self._routes[address.version].get(table, ()):
+                if address in route.destination:
+                    return route
         return None
 
     def route_localnet(self, link: Link) -> bool:
@@ -189,9 +217,9 @@ class Ways:
             for target in targets:
                 if not self._arrives(link, target):
                     continue
-                for source, zone in sources:
+                for source, zone, back in sources:
                     level, why = self._level(link, target, source, zone)
-                    yield Way(link, target, source, level, why)
+                    yield Way(link, target, source, level, why, back)
 
     def _arrives(self, link: Link, target: Address) -> bool:
         """Whether the kernel takes a packet for `target` from this link (weak host model)."""
@@ -205,36 +233,58 @@ class Ways:
 
     def _sources(
         self, link: Link, version: int, samples: tuple[Address, ...]
-    ) -> Iterator[tuple[Address, str]]:
-        """(source, onlink | lan | internet) of senders on this link that can be answered."""
+    ) -> Iterator[tuple[Address, str, str]]:
+        """(source, onlink | lan | internet, other way back) of senders that can be answered."""
         candidates: dict[Address, None] = {}
-        for route in self._routes[version]:
-            if route.index == link.index and route.type == "unicast":
-                candidates.update(dict.fromkeys(self.hosts(route.destination)))
-        candidates.update(dict.fromkeys(_FAR[version]))
-        candidates.update(dict.fromkeys(sample for sample in samples if _is(sample, version)))
+        for table in self._routes[version].values():
+            for route in table:
+                if link.index in (route.index, *route.also) and route.type == "unicast":
+                    candidates.update(dict.fromkeys(self.hosts(route.destination)))
+        others = [*_FAR[version], *(sample for sample in samples if _is(sample, version))]
+        candidates.update(dict.fromkeys(others))
         for source in candidates:
-            route_back = self._route_to(source, link)
-            if route_back is None or self.kind_of(source) != "unicast":
+            if self.kind_of(source) != "unicast":
                 continue
-            if route_back.gateway is None:
-                yield source, "onlink"
+            route_back = self._route_to(source, link)
+            if route_back is None:
+                back = self._other_way(source, link)
+                if back:
+                    yield source, "onlink", back
+            elif route_back.gateway is None and route_back.destination.prefixlen:
+                yield source, "onlink", ""
             else:
-                yield source, "internet" if registered(source).kind == "public" else "lan"
+                public = registered(source).kind == "public"
+                yield source, "internet" if public else "lan", ""
 
     def _route_to(self, source: Address, link: Link) -> Route | None:
-        """The route an answer to `source` takes, if it leaves by `link` at all.
+        """The route an answer to `source` takes, if one leaves by `link`.
 
-        A link-local answer leaves by the link it came from.
+        Which of several tables is asked depends on rules about marks and addresses; any may be. A
+        link-local answer leaves by the link it came from.
         """
-        for route in self._routes[source.version]:
-            if source not in route.destination:
-                continue
-            if route.index == link.index and route.type == "unicast":
-                return route
-            if not source.is_link_local:
-                return None
+        for table in self._routes[source.version].values():
+            for route in table:
+                if source not in route.destination:
+                    continue
+                if link.index in (route.index, *route.also) and route.type == "unicast":
+                    return route
+                if not source.is_link_local:
+                    break
         return None
+
+    def _other_way(self, source: Address, link: Link) -> str:
+        """The interface answers leave by when it is another one, and the kernel bears that.
+
+        A neighbour with legs in two networks may send into the one and be answered in the other,
+        unless rp_filter is strict. Boxes and containers have one leg.
+        """
+        knobs = (f"ipv4/conf/{name}/rp_filter" for name in ("all", link.name))
+        if source.version == 4 and max(self._network.knob(knob) for knob in knobs) == "1":
+            return ""
+        if source.is_link_local or self._is_inside_machine(link):
+            return ""
+        onward = self.link_towards(source)
+        return "" if onward is None or onward.is_loopback else onward.name
 
     def hosts(self, network: Subnet) -> list[Address]:
         """A few addresses of a network that are not our own."""
@@ -242,7 +292,10 @@ class Ways:
             return []
         first = int(network[0])
         make = IPv4Address if isinstance(network, IPv4Network) else IPv6Address
-        offsets = [0] if network.num_addresses == 1 else range(1, min(network.num_addresses, 6))
+        # Both ends of a point-to-point link are hosts (RFC 3021, RFC 6164); else the first and last
+        # addresses are not.
+        size = network.num_addresses
+        offsets = range(size) if size <= 2 else (*range(1, min(size - 1, 6)), size - 2)
         hosts = [make(first + offset) for offset in offsets]
         return [host for host in hosts if self.kind_of(host) == "unicast"][:1]
 
@@ -298,3 +351,29 @@ def _is(address: Address, version: int) -> bool:
 
 def _shown(name: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in name)
+
+
+def _within(address: Address, ranges: Iterable[tuple[int, int, int]]) -> bool:
+    number, family = int(address), address.version
+    return any(family == version and low <= number <= high for low, high, version in ranges)
+
+
+def _ranges(network: Network, wanted: Callable[[Route], bool]) -> tuple[tuple[int, int, int], ...]:
+    """(first, last, IP version) of each network that routes make local."""
+    return tuple(
+        (int(route.destination[0]), int(route.destination[-1]), route.destination.version)
+        for route in network.routes
+        if route.type == "local" and wanted(route)
+    )
+
+
+def _by_table(network: Network, version: int) -> dict[int, list[Route]]:
+    """Routes by table, the most specific first; the ordinary tables before the others."""
+    tables: dict[int, list[Route]] = {}
+    for route in network.routes:
+        if route.destination.version == version and route.table != _LOCAL:
+            tables.setdefault(route.table, []).append(route)
+    return {
+        table: sorted(tables[table], key=lambda route: (-route.destination.prefixlen, route.metric))
+        for table in sorted(tables, key=lambda table: (table not in _PLAIN, -table))
+    }

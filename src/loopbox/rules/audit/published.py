@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from loopbox.rules.addressing import text_of
 from loopbox.rules.audit.paths import LEVELS, Way, Ways, first_packet, forwards
-from loopbox.rules.audit.samples import constants
+from loopbox.rules.audit.samples import Samples, samples
 from loopbox.rules.audit.view import Verdict, View
 from loopbox.rules.firewall.evaluate import outcomes
 from loopbox.rules.firewall.model import Packet, Range, Rule
@@ -45,14 +45,14 @@ def published(view: View) -> list[Published]:
     if not rules:
         return []
     ways = Ways(view.network, is_box=view.is_box)
-    _ports, sources, targets, _ = constants(view.ruleset)
+    told = samples(view.ruleset)
     best: dict[tuple[str, int, int], Published] = {}
     for protocol, port in dict.fromkeys(_announced(rules)):
         for version in (4, 6):
-            local = [a for a in targets[version] if ways.kind_of(a) == "local"]
+            local = [a for a in told.targets[version] if ways.kind_of(a) == "local"]
             places = (*ways.local_targets(version), *local)
-            for way in ways.into(version, sources[version], places):
-                found = _carried(view, ways, way, protocol, port)
+            for way in ways.into(version, told.sources[version], places):
+                found = _carried(view, ways, way, (protocol, port), told)
                 key = (_PROTOCOLS[protocol], port, version)
                 if found is not None and _rank(found) > _rank(best.get(key)):
                     best[key] = found
@@ -63,6 +63,7 @@ def _announced(rules: list[Rule]) -> Iterator[tuple[int, int]]:
     """(protocol number, port) that the translating rules name."""
     for rule in rules:
         ports = [v for m in rule.matches if m.field == "dport" for v in m.values]
+        ports += rule.action.named
         protocols = [v for m in rule.matches if m.field == "protocol" for v in m.values]
         for value in ports:
             if not isinstance(value, Range):
@@ -74,9 +75,24 @@ def _announced(rules: list[Rule]) -> Iterator[tuple[int, int]]:
                         yield number, port
 
 
-def _carried(view: View, ways: Ways, way: Way, protocol: int, port: int) -> Published | None:
-    """What becomes of one packet, if it is carried on."""
-    first = first_packet(way, protocol, port)
+def _carried(
+    view: View, ways: Ways, way: Way, asked: tuple[int, int], told: Samples
+) -> Published | None:
+    """What becomes of one packet, if it is carried on: the surest way that is found."""
+    found = None
+    for sport in told.sports:
+        one = _carried_from(view, ways, way, asked, sport)
+        if one is not None and one.verdict.level != "unknown":
+            return one
+        found = found or one
+    return found
+
+
+def _carried_from(
+    view: View, ways: Ways, way: Way, asked: tuple[int, int], sport: int
+) -> Published | None:
+    protocol, port = asked
+    first = first_packet(way, protocol, port, sport)
     for routed in outcomes(view.ruleset, "prerouting", first, ways.kind_of):
         packet = routed.packet
         if routed.verdict != "accept" or not packet.natted or packet.redirected:

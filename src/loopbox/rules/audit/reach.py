@@ -21,17 +21,21 @@ from ipaddress import IPv4Address, IPv6Address
 
 from loopbox.rules.addressing import is_loopback, is_unspecified, text_of, unwrapped
 from loopbox.rules.audit.hooks import doubt, steering
+from loopbox.rules.audit.inside import NUMBERS, bound, from_inside, versions
 from loopbox.rules.audit.paths import CLIENT_PORT, LEVELS, Way, Ways, first_packet
-from loopbox.rules.audit.samples import constants
+from loopbox.rules.audit.samples import samples, translated_here
 from loopbox.rules.audit.view import Verdict, View
 from loopbox.rules.firewall.evaluate import outcomes
-from loopbox.rules.firewall.model import Packet
+from loopbox.rules.firewall.model import Outcome, Packet
 from loopbox.rules.network import Address, Link, ListeningSocket
 
 __all__ = ["Reachability", "Verdict", "View"]
 
-_NUMBERS = {"tcp": 6, "udp": 17}
-_MOST_PORTS = 64
+_MOST_PORTS = 256
+_FOREIGN: dict[int, Address] = {
+    4: IPv4Address("198.51.100.77"), 6: IPv6Address("2001:db8:77::77")
+}  # fmt: skip
+"""Nobody's addresses: a neighbour may take this device for its gateway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,10 @@ class _Arrival:
     sure: bool
     because: str
     translated: bool = False
+    top: int | None = None
+    """The last of several ports it may end up at."""
+    anywhere: bool = False
+    """It may end up at any address and port."""
 
 
 class Reachability:
@@ -53,22 +61,41 @@ class Reachability:
         self._view = view
         self._ways = Ways(view.network, is_box=view.is_box)
         self._kept: dict[tuple[object, ...], tuple[_Arrival, ...]] = {}
-        ports, sources, targets, self._translates = constants(view.ruleset)
-        self._borders = sorted({edge for low, high in ports for edge in (low, high + 1)})
-        self._ports = tuple(sorted({low for low, _high in ports}))[:_MOST_PORTS]
-        self._sources = sources
+        told = samples(view.ruleset)
+        self._borders, self._sources, self._sports = told.borders, told.sources, told.sports
         self._targets = {
             version: tuple(
                 dict.fromkeys(
                     (
                         *self._ways.local_targets(version),
-                        *(a for a in targets[version] if self._ways.kind_of(a) == "local"),
+                        *(a for a in told.targets[version] if self._ways.kind_of(a) == "local"),
                     )
                 )
             )
             for version in (4, 6)
         }
+        moved = translated_here(view.ruleset, lambda one: self._ways.kind_of(one) == "local")
+        self._frames = next(
+            (
+                f"cannot evaluate what chain {chain.table} {chain.name} does to a bridge's frames"
+                for chain in view.ruleset.chains
+                if chain.family == "bridge"
+                and chain.hook
+                and (chain.rules or chain.policy == "drop")
+            ),
+            None,
+        )
+        self._moves = moved is not None
+        self._moved_ports = moved.ports[:_MOST_PORTS] if moved else ()
+        self._too_many = moved is not None and len(moved.ports) > _MOST_PORTS
+        self._foreign = {
+            version: tuple(a for a in (*moved.targets, _FOREIGN[version]) if a.version == version)
+            if moved
+            else ()
+            for version in (4, 6)
+        }
         self._all_ways: dict[tuple[int, Address | None], tuple[Way, ...]] = {}
+        self._moved: dict[tuple[object, ...], tuple[_Arrival, ...]] = {}
 
     def judge(self, listener: ListeningSocket, *, filters: Sequence[str] = ()) -> Verdict:
         """Who can connect to `listener`.
@@ -78,16 +105,18 @@ class Reachability:
         """
         address = unwrapped(listener.address)
         steered = steering(self._view.hooks, self._ways.outside)
-        steered = steered if listener.protocol in _NUMBERS else None
+        steered = steered if listener.protocol in NUMBERS else None
         special = self._special(listener, address)
         if special is not None:
             if special.level == "unreachable" and steered:
                 return Verdict("unknown", "rule", (*special.evidence, steered))
             return special
         opens, doubts, shut = self._try_all(listener)
+        if self._too_many and listener.protocol in NUMBERS:
+            doubts.append(("internet", "more ports are translated than can be looked at"))
         if steered:
             doubts.append(("internet", steered))
-        wide = (_bound(listener), *self._unseen())
+        wide = (bound(listener), *self._unseen())
         if opens:
             level, cause, why = max(opens, key=lambda entry: LEVELS.index(entry[0]))
             if filters:
@@ -102,12 +131,12 @@ class Reachability:
             return Verdict("unknown", "rule", (*wide, *texts))
         if shut:
             return Verdict("blocked", "filter", (*wide, *tuple(dict.fromkeys(shut))[:4]))
-        return self._from_inside(listener, address)
+        return from_inside(self._view, self._ways, listener)
 
     def reaches(self, listener: ListeningSocket, source: Address) -> str:
         """open, closed or unknown: can exactly this peer connect to one of our addresses?"""
         found = set()
-        for version in _versions(listener):
+        for version in versions(listener):
             if source.version != version:
                 continue
             for way in self._ways.into(version, (source,)):
@@ -130,7 +159,7 @@ class Reachability:
         if kind in ("multicast", "broadcast") and not is_loopback(address):
             level = "link" if self._ways.outside else "loopback"
             return Verdict(level, kind, (f"{where} is a {kind} address of the link",))
-        if kind == "unicast":
+        if kind == "unicast" and not self._ways.may_be_local(address):
             return Verdict(
                 "unreachable", "not-local", (f"{where} is not an address of this device now",)
             )
@@ -143,7 +172,7 @@ class Reachability:
         opens: list[tuple[str, str, str]] = []
         doubts: list[tuple[str, str]] = []
         shut: list[str] = []
-        for version in _versions(listener):
+        for version in versions(listener):
             for way in self._ways_to(version, unwrapped(listener.address)):
                 for arrival in self._deliveries(listener, way):
                     if not arrival.accepted:
@@ -161,32 +190,61 @@ class Reachability:
         extra = None if is_unspecified(address) or address in known else address
         found = self._all_ways.get((version, extra))
         if found is None:
-            targets = known if extra is None else (*known, extra)
+            targets = (*known, *(() if extra is None else (extra,)), *self._foreign[version])
             found = tuple(self._ways.into(version, self._sources[version], targets))
             self._all_ways[version, extra] = found
         return found
 
     def _deliveries(self, listener: ListeningSocket, way: Way) -> Iterator[_Arrival]:
         """What becomes of packets on this way that are, or could become, meant for `listener`."""
-        ports = [listener.port if listener.protocol in _NUMBERS else 0]
-        if self._translates and listener.protocol in _NUMBERS:
-            ports += [port for port in self._ports if port != listener.port]
-        for port in ports:
-            for arrival in self._arrivals(way, listener, port):
-                if _takes(listener, arrival, way.link):
-                    yield arrival
+        protocol = NUMBERS.get(listener.protocol, listener.port)
+        port = listener.port if listener.protocol in NUMBERS else 0
+        moved = self._moved_on(way, protocol) if listener.protocol in NUMBERS else ()
+        for arrival in (*self._arrivals(way, protocol, port), *moved):
+            if self._takes(listener, arrival, way.link):
+                yield arrival
 
-    def _arrivals(self, way: Way, listener: ListeningSocket, port: int) -> tuple[_Arrival, ...]:
+    def _moved_on(self, way: Way, protocol: int) -> tuple[_Arrival, ...]:
+        """Packets to other ports that the rules translate on their way."""
+        if not self._moves:
+            return ()
+        key = (way.link.index, way.target, way.source, way.back, protocol)
+        known = self._moved.get(key)
+        if known is None:
+            known = self._moved[key] = tuple(
+                arrival
+                for port in self._moved_ports
+                for arrival in self._arrivals(way, protocol, port)
+                if arrival.accepted and (arrival.translated or arrival.port != port)
+            )
+        return known
+
+    def _takes(self, listener: ListeningSocket, arrival: _Arrival, link: Link) -> bool:
+        """Whether a packet that ends up there is this listener's, or may be."""
+        if listener.interface not in (0, link.index, self._ways.domain(link)):
+            return False
+        address = unwrapped(listener.address)
+        if arrival.anywhere:
+            return not is_loopback(address) or (
+                address.version == 4 and self._ways.route_localnet(link)
+            )
+        top = arrival.port if arrival.top is None else arrival.top
+        if listener.protocol in NUMBERS and not arrival.port <= listener.port <= top:
+            return False
+        return is_unspecified(address) or address == arrival.target
+
+    def _arrivals(self, way: Way, protocol: int, port: int) -> tuple[_Arrival, ...]:
         """The fate of one packet; ports between which no rule tells are walked once."""
-        protocol = _NUMBERS.get(listener.protocol, listener.port)
         rank = bisect_right(self._borders, port)
-        key = (way.link.index, way.target, way.source, protocol, rank)
+        key = (way.link.index, way.target, way.source, way.back, protocol, rank)
         known = self._kept.get(key)
         if known is None:
             # -1 stands for "the port it was sent to", so that the whole class can be kept.
             known = tuple(
-                replace(arrival, port=-1) if arrival.port == port else arrival
-                for arrival in self._doubted(way, protocol, self._walk(way, protocol, port))
+                dict.fromkeys(
+                    replace(arrival, port=-1) if arrival.port == port else arrival
+                    for arrival in self._doubted(way, protocol, self._walk(way, protocol, port))
+                )
             )
             self._kept[key] = known
         return tuple(
@@ -199,7 +257,10 @@ class Reachability:
         On the way in it may also rewrite what the rules would drop, so nothing is shut behind it.
         """
         entering = doubt(self._view.hooks, way.link, "ingress")
+        if way.link.kind == "bridge":
+            entering = entering or self._frames
         leaving = doubt(self._view.hooks, way.link, "egress") if protocol == 6 else None
+        leaving = leaving or doubt(self._view.hooks, way.link, "filter")
         for arrival in arrivals:
             if entering:
                 yield replace(arrival, accepted=True, sure=False, because=entering)
@@ -209,46 +270,62 @@ class Reachability:
                 yield arrival
 
     def _walk(self, way: Way, protocol: int, port: int) -> Iterator[_Arrival]:
-        """Ingress, prerouting, local delivery, input, and the reply."""
-        first = first_packet(way, protocol, port)
+        """Ingress, prerouting, local delivery, input, and the reply, from every source port."""
         rules, kind_of = self._view.ruleset, self._ways.kind_of
-        for entered in outcomes(rules, "ingress", first, kind_of):
-            if entered.verdict != "accept":
-                yield _Arrival(False, way.target, port, entered.sure, entered.because)
-                continue
-            for routed in outcomes(rules, "prerouting", entered.packet, kind_of):
-                sure = entered.sure and routed.sure
-                if routed.verdict != "accept":
-                    yield _Arrival(False, way.target, port, sure, routed.because)
+        for sport in self._sports if protocol in NUMBERS.values() else (CLIENT_PORT,):
+            first = first_packet(way, protocol, port, sport)
+            for entered in outcomes(rules, "ingress", first, kind_of):
+                if entered.verdict != "accept":
+                    yield _Arrival(False, way.target, port, entered.sure, entered.because)
                     continue
-                packet = self._delivered(way, routed.packet)
-                if packet is None:
-                    continue
-                for put in outcomes(rules, "input", packet, kind_of):
-                    accepted, why, certain = put.verdict == "accept", put.because, put.sure
-                    if accepted and protocol == 6:
-                        accepted, why, certain = self._answers(packet, way, certain, why)
-                    yield _Arrival(
-                        accepted,
-                        packet.target,
-                        packet.dport,
-                        sure and certain,
-                        routed.because or why,
-                        packet.natted or packet.proxied,
-                    )
+                for routed in outcomes(rules, "prerouting", entered.packet, kind_of):
+                    sure = entered.sure and routed.sure
+                    if routed.verdict != "accept":
+                        yield _Arrival(False, way.target, port, sure, routed.because)
+                        continue
+                    yield from self._received(way, routed, sure=sure)
+
+    def _received(self, way: Way, routed: Outcome, *, sure: bool) -> Iterator[_Arrival]:
+        """Local delivery, input and the reply of a packet that came through prerouting."""
+        packet = self._delivered(way, routed.packet)
+        if packet is None:
+            return
+        target, port = packet.target, packet.dport
+        if packet.proxy is not None:
+            own = self._ways.first_address(way.link, packet.version)
+            target, port = packet.proxy[0] or own or target, packet.proxy[1]
+        because = routed.because
+        if packet.proxy is None and self._ways.kind_of(packet.target) != "local":
+            sure = False
+            because = because or f"a routing table apart may deliver {packet.target} here"
+        for put in outcomes(self._view.ruleset, "input", packet, self._ways.kind_of):
+            accepted, why, certain = put.verdict == "accept", put.because, put.sure
+            if accepted and packet.protocol == NUMBERS["tcp"]:
+                accepted, why, certain = self._answers(packet, way, certain, why)
+            yield _Arrival(
+                accepted,
+                target,
+                port,
+                sure and certain,
+                because or why,
+                packet.natted or packet.proxy is not None,
+                packet.top,
+                packet.anywhere,
+            )
 
     def _delivered(self, way: Way, packet: Packet) -> Packet | None:
         """The packet as local delivery sees it; None when it is forwarded or a martian."""
         if packet.redirected:
             own = self._ways.first_address(way.link, packet.version)
             return None if own is None else replace(packet, target=own)
-        if packet.proxied:
+        if packet.proxy is not None or packet.anywhere:
             return packet
         # Translated to loopback: IPv4 only, and only where 127/8 is ordinary on that link.
         moved = packet.target != way.target and is_loopback(packet.target)
         if moved and (packet.version == 6 or not self._ways.route_localnet(way.link)):
             return None
-        return packet if self._ways.kind_of(packet.target) == "local" else None
+        here = self._ways.kind_of(packet.target) == "local"
+        return packet if here or self._ways.may_be_local(packet.target) else None
 
     def _answers(
         self, packet: Packet, way: Way, certain: bool, because: str
@@ -261,10 +338,12 @@ class Reachability:
             target=packet.source,
             sport=packet.dport,
             dport=packet.sport,
-            oif=way.link.name,
+            oif=way.back or way.link.name,
             state="established",
+            flags=0x12,
+            is_tracked=packet.is_tracked,
         )
-        back = replace(packet, state="established")
+        back = replace(packet, state="established", flags=0x10)
         for hook, later in (
             ("output", reply),
             ("postrouting", reply),
@@ -279,91 +358,10 @@ class Reachability:
             certain = certain and passing[0].sure
         return True, because, certain
 
-    def _from_inside(self, listener: ListeningSocket, address: Address) -> Verdict:
-        """No way in from outside: what is left is this device itself."""
-        network = self._view.network
-        device = network.loopback
-        bound = _bound(listener)
-        link = network.link(listener.interface) if listener.interface else None
-        if device is None or not device.is_up:
-            return Verdict(
-                "unreachable", "loopback-down", (bound, "the loopback interface is down")
-            )
-        if link is not None and not link.is_loopback and not address.is_link_local:
-            why = f"bound to device {link.name}, where nobody can send to it"
-            return Verdict("unreachable", "device", (bound, why))
-        for direction in ("ingress", "egress"):
-            inner = doubt(self._view.hooks, device, direction)
-            if inner:
-                return Verdict("unknown", "rule", (bound, inner))
-        drops, doubts = self._inside_fate(listener, device)
-        if drops:
-            return Verdict("blocked", "filter-on-loopback", (bound, *drops))
-        if doubts:
-            return Verdict("unknown", "rule", (bound, *doubts))
-        return Verdict("loopback", "loopback", (bound, *self._no_way_in(address)))
-
-    def _inside_fate(
-        self, listener: ListeningSocket, device: Link
-    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """(reasons, doubts) why not even this device itself gets through, all families shut."""
-        reasons: list[str] = []
-        for version in _versions(listener):
-            one: Address = IPv4Address("127.0.0.1") if version == 4 else IPv6Address("::1")
-            address = unwrapped(listener.address)
-            target = one if is_unspecified(address) else address
-            packet = Packet(
-                version=version,
-                protocol=_NUMBERS.get(listener.protocol, listener.port),
-                source=target,
-                target=target,
-                sport=CLIENT_PORT,
-                dport=listener.port,
-                iif=device.name,
-            )
-            ends = outcomes(self._view.ruleset, "input", packet, self._ways.kind_of)
-            if any(end.verdict == "accept" and end.sure for end in ends):
-                return (), ()
-            if any(not end.sure for end in ends):
-                return (), tuple(end.because for end in ends if not end.sure)[:2]
-            reasons += [f"on {device.name}: {end.because}" for end in ends]
-        return tuple(dict.fromkeys(reasons)), ()
-
-    def _no_way_in(self, address: Address) -> tuple[str, ...]:
-        if is_loopback(address):
-            return ("packets for loopback addresses are refused from every wire",)
-        if not self._ways.outside:
-            return ("no other interface is up",)
-        return ("no interface leads to it",)
-
     def _unseen(self) -> tuple[str, ...]:
         if self._view.is_firewall_seen:
             return ()
         return ("the packet filter was not read (it takes root): it may block this",)
-
-
-def _versions(listener: ListeningSocket) -> tuple[int, ...]:
-    return {"ipv4": (4,), "ipv6": (6,), "dual": (4, 6)}[listener.family]
-
-
-def _takes(listener: ListeningSocket, arrival: _Arrival, link: Link) -> bool:
-    """Whether a packet that ends up there is this listener's."""
-    if listener.interface not in (0, link.index):
-        return False
-    if listener.protocol in _NUMBERS and arrival.port != listener.port:
-        return False
-    address = unwrapped(listener.address)
-    return is_unspecified(address) or address == arrival.target
-
-
-def _bound(listener: ListeningSocket) -> str:
-    """The first line of evidence: what it is bound to, and what that means."""
-    where = text_of(listener.address)
-    device = f" on interface {listener.interface}" if listener.interface else ""
-    if not is_unspecified(listener.address):
-        return f"bound to {where}{device}"
-    served = {"ipv4": "every IPv4 address", "ipv6": "every IPv6 address", "dual": "every address"}
-    return f"bound to {where}{device}: {served[listener.family]} of this device"
 
 
 def _who(way: Way) -> str:

@@ -7,39 +7,116 @@ Must never: evaluate a rule.
 
 Example::
 
-    ports, sources, targets, translates = constants(ruleset)
+    samples(ruleset).sports     # (40077, 53)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from loopbox.rules.firewall.model import Action, Range, Rule, Ruleset
+from loopbox.rules.audit.paths import CLIENT_PORT
+from loopbox.rules.firewall.model import Action, Chain, Range, Rule, Ruleset
 from loopbox.rules.network import Address
 from loopbox.rules.registry import registered
 
 
-def constants(
-    ruleset: Ruleset,
-) -> tuple[
-    set[tuple[int, int]], dict[int, tuple[Address, ...]], dict[int, tuple[Address, ...]], bool
-]:
-    """What the rules tell apart: port ranges, sample sources, targets; and do they translate?"""
-    ports: set[tuple[int, int]] = set()
-    sources: dict[int, set[int]] = {4: set(), 6: set()}
-    targets: dict[int, set[int]] = {4: set(), 6: set()}
-    translates = False
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """What the rules tell apart."""
+
+    borders: tuple[int, ...]
+    """Ports at which something begins to be different."""
+    sources: dict[int, tuple[Address, ...]]
+    targets: dict[int, tuple[Address, ...]]
+    sports: tuple[int, ...]
+    """Ports worth sending from. A sender chooses its own."""
+
+
+def samples(ruleset: Ruleset) -> Samples:
+    """What the rules of all chains tell apart."""
+    ports: set[int] = set()
+    sports: set[int] = set()
+    numbers: dict[str, dict[int, set[int]]] = {
+        name: {4: set(), 6: set()} for name in ("saddr", "daddr")
+    }
     for chain in ruleset.chains:
         for rule in chain.rules:
-            translates = translates or _is_translating(rule.action)
             for name, value in _compared_values(rule):
                 if name in ("dport", "sport"):
-                    ports.add((value.low, value.high))
-                elif value.version in sources and name in ("saddr", "daddr"):
-                    edges = (value.low - 1, value.low, value.low + 1, value.high, value.high + 1)
-                    (sources if name == "saddr" else targets)[value.version].update(edges)
-    return ports, _usable(sources), _usable(targets), translates
+                    ports |= {value.low, value.high + 1}
+                    if name == "sport":
+                        sports |= {value.low, value.high}
+                elif value.version in (4, 6) and name in numbers:
+                    edges = {value.low - 1, value.low, value.low + 1}
+                    edges |= {value.high - 1, value.high, value.high + 1}
+                    numbers[name][value.version] |= edges
+    return Samples(
+        tuple(sorted(ports)),
+        _usable(numbers["saddr"]),
+        _usable(numbers["daddr"]),
+        (CLIENT_PORT, *sorted(port for port in sports if 0 < port < 1 << 16)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Translated:
+    """What may be sent on to a listener of this device."""
+
+    ports: tuple[int, ...] = ()
+    targets: tuple[Address, ...] = ()
+    """Addresses that rules name; they need not be ours, neighbours route them here all the same."""
+
+
+def translated_here(ruleset: Ruleset, is_local: Callable[[Address], bool]) -> Translated | None:
+    """Ports and targets that rules may translate to this device itself; None: no rule does."""
+    leading: set[tuple[str, str, str]] = set()
+    found: list[Rule] = []
+    chains = [chain for chain in ruleset.chains if chain.hook not in _LATER]
+    while True:  # a jump leads to a translation if the chain it enters does
+        before = len(leading)
+        found = []
+        for chain in chains:
+            hits = [rule for rule in chain.rules if _leads(chain, rule.action, leading, is_local)]
+            if hits:
+                leading.add(chain.key)
+                found += hits
+        if len(leading) == before:
+            break
+    if not found:
+        return None
+    ports: set[int] = set()
+    targets: set[Address] = set()
+    for rule in found:
+        for name, value in _compared_values(rule):
+            if name == "dport":
+                ports |= {value.low - 1, value.low, value.high, value.high + 1}
+            elif name == "daddr" and value.version in (4, 6):
+                kind = IPv4Address if value.version == 4 else IPv6Address
+                targets |= {kind(value.low), kind(value.high)}
+    usable = tuple(sorted(port for port in ports if 0 < port < 1 << 16))
+    return Translated(usable, tuple(sorted(targets, key=lambda one: (one.version, int(one)))))
+
+
+_LATER = ("input", "forward", "output", "postrouting", "egress")
+
+
+def _leads(
+    chain: Chain,
+    action: Action,
+    leading: set[tuple[str, str, str]],
+    is_local: Callable[[Address], bool],
+) -> bool:
+    """Whether an action may translate a packet to this device."""
+    if action.kind in ("jump", "goto"):
+        return (chain.family, chain.table, action.chain) in leading
+    if action.kind in ("redirect", "tproxy") or action.is_open:
+        return True
+    if action.kind in ("dnat", "rewrite"):
+        places = [address for address, _port in action.choices] or [action.address]
+        return any(place is None or is_local(place) for place in places)
+    return any(_leads(chain, then, leading, is_local) for _values, then in action.ways)
 
 
 def _usable(numbers: dict[int, set[int]]) -> dict[int, tuple[Address, ...]]:
@@ -54,18 +131,13 @@ def _usable(numbers: dict[int, set[int]]) -> dict[int, tuple[Address, ...]]:
     }
 
 
-def _is_translating(action: Action) -> bool:
-    if action.kind in ("dnat", "redirect", "tproxy", "?"):
-        return True
-    return any(_is_translating(then) for _values, then in action.ways)
-
-
 def _compared_values(rule: Rule) -> Iterator[tuple[str, Range]]:
     """(field, range) of everything a rule compares, in its matches and its verdict map."""
     pairs = [(match.field, value) for match in rule.matches for value in match.values]
     queue = [rule.action]
     while queue:
         action = queue.pop()
+        pairs += [("dport", value) for value in action.named]
         for values, then in action.ways:
             pairs += [(action.field, value) for value in values]
             queue.append(then)

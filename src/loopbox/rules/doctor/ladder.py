@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from loopbox.rules.doctor import inward, naming, outward
 from loopbox.rules.doctor.observed import Observed
-from loopbox.rules.doctor.rung import Rung
+from loopbox.rules.doctor.rung import Rung, skipped
 from loopbox.rules.foreign.remedies import reworded
 
 Judge = Callable[[Observed], Rung]
@@ -42,6 +42,9 @@ def climb(seen: Observed) -> tuple[Rung, ...]:
     """All rungs of the contract, in its order."""
     judged = {rung.id: (rung, below) for rung, below in ((judge(seen), b) for judge, b in LADDER)}
     dns, _ = judged["dns"]
+    closed = outward.no_way_out(seen)
+    if closed is not None and judged["remote"][0].state == "skip" and dns.state != "pass":
+        dns = skipped("dns", [closed, *dns.evidence])
     judged["dns"] = (dns, _below_dns(seen))
 
     def origin(name: str) -> str | None:

@@ -145,6 +145,8 @@ class Observed:
     names: NamesSeen = NamesSeen()
     boxes: BoxesSeen | None = None
     is_box: bool = False
+    egress: str = "open"
+    """A box's policy for its way out."""
     system: str = "linux"
     """linux, or a name of rules/alias_systems."""
     ms: Mapping[str, float] = field(default_factory=dict)

@@ -45,9 +45,9 @@ def _defaults(seen: Observed, version: int) -> tuple[Route, ...]:
 def own_address(seen: Observed) -> Rung:
     """An address besides the loopback's, answering."""
     name = "own-address"
-    if seen.is_box:
-        return skipped(name, ["a box has no address but its loopback's"])
     links = candidates(seen)
+    if seen.is_box and not links:
+        return skipped(name, ["a box has no address but its loopback's"])
     indexes = {link.index for link in links}
     entries = [
         entry
@@ -70,7 +70,7 @@ def own_address(seen: Observed) -> Rung:
     if tentative:
         cause = f"{tentative[0].address} is tentative: another host may use it, or it is new"
         return warned(name, cause, "ip -6 addr show tentative", evidence)
-    if dead:
+    if dead and any(entry.is_up for entry in links):  # else that is what `link` is about
         cause = told(f"own address {dead[0][0]}", dead[0][1])
         return warned(name, cause, "sudo nft list ruleset", evidence)
     return passed(name, [*evidence, "this proves nothing of cable or card: see link"])
@@ -91,9 +91,9 @@ def _without_address(name: str, links: tuple[Link, ...], evidence: list[str]) ->
 def link(seen: Observed) -> Rung:
     """Carrier of the interface that matters."""
     name = "link"
-    if seen.is_box:
-        return skipped(name, ["a box has no cable: its way out begins on its loopback"])
     links = candidates(seen)
+    if seen.is_box and not links:
+        return skipped(name, ["a box has no cable: its way out begins on its loopback"])
     evidence = [
         f"{entry.name}: {'up' if entry.is_up else 'down'}, "
         f"{'carrier' if entry.carrier else 'no carrier'}, {entry.operstate}"
@@ -104,6 +104,11 @@ def link(seen: Observed) -> Rung:
     if any(entry.is_up and entry.carrier for entry in links):
         return passed(name, evidence)
     up = [entry for entry in links if entry.is_up]
+    if seen.is_box:
+        ends = ", ".join(entry.name for entry in links)
+        return failed(
+            name, f"no link is up: {ends}", "loopbox link ls, loopbox link mend", evidence
+        )
     if up:
         device = up[0].name
         fix = f"plug in the cable, or join the wireless network ({device})"
@@ -136,7 +141,9 @@ def gateway(seen: Observed) -> Rung:
     if there or len(usable) > len(seen.gateways):
         if absent:
             cause = f"{absent[0].address} on {absent[0].device} is not there; another gateway is"
-            return warned(name, cause, f"ip route get {absent[0].address}", evidence)
+            device = absent[0].device
+            fix = f"take that default route away, or ask why: ip neigh show dev {device}"
+            return warned(name, cause, fix, evidence)
         return passed(name, evidence)
     if absent:
         entry = absent[0]
@@ -179,6 +186,12 @@ _REMOTE_CAUSES = {
     "no-address": "this device has no address to reach {target} from",
     "reset": "the way out does not reach {target}",
 }
+_SHUT = {
+    "none": "this box has no way out: its egress policy is `none`",
+    "local": "this box reaches other boxes only: its egress policy is `local`",
+    "filter": "this box reaches only what its rules allow: its egress policy is `filter`",
+}
+"""What is as it should be, by the box's policy."""
 _REMOTE_FIXES = {
     "filtered": "sudo nft list ruleset",
     "prohibited": "ip route get {target}",
@@ -186,7 +199,26 @@ _REMOTE_FIXES = {
     "unreachable": "ip route get {target}",
     "refused": "look for a filter that rejects: sudo nft list ruleset",
     "timeout": "ask who runs the network, or try --remote HOST",
+    "reset": "loopbox doctor --host --remote {target} tells whether the host reaches it",
 }
+
+
+def no_way_out(seen: Observed) -> str | None:
+    """Why nobody outside answers in this box, and why that is no fault; None where it would be."""
+    if not seen.is_box or seen.chosen:
+        return None
+    if not any(_defaults_of_box(seen, version) for version in (4, 6)):
+        return "this box has no way out: boxes of labs reach one another only"
+    return _SHUT.get(seen.egress)
+
+
+def _defaults_of_box(seen: Observed, version: int) -> tuple[Route, ...]:
+    """The default route of a way out leads to the loopback, so it is of type local."""
+    return tuple(
+        route
+        for route in seen.network.default_routes(version)
+        if route.type in ("local", "unicast") and route.table != 255
+    )
 
 
 def remote(seen: Observed) -> Rung:
@@ -198,11 +230,18 @@ def remote(seen: Observed) -> Rung:
     good = [entry for entry in seen.remote if _is_alive(entry, chosen=seen.chosen)]
     if good:
         return passed(name, evidence)
+    closed = no_way_out(seen)
+    if closed is not None:
+        return skipped(name, [closed, *evidence])
     # Prefer the outcome that says most: a plain timeout only when nothing else was said.
     entry = min(seen.remote, key=lambda one: one.attempt.is_silent)
     outcome = entry.attempt.outcome
     host = entry.target.rpartition(":")[0].strip("[]")
     cause = _REMOTE_CAUSES.get(outcome, "{target}: " + outcome).format(target=entry.target)
+    if seen.is_box and seen.chosen and outcome == "timeout":
+        cause = f"{entry.target} says nothing; in a box only an answer proves that it is there"
+    if seen.egress in _SHUT and outcome == "reset":
+        cause = f"{_SHUT[seen.egress]}, which refuses {entry.target}"
     fix = _REMOTE_FIXES.get(outcome, "ip route get {target}").format(target=host)
     return failed(name, cause, fix, evidence)
 

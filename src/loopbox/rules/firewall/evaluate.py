@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from loopbox.rules.firewall.model import (
+    FREE_FLAGS,
     LIMITED,
     UNKNOWN,
     Action,
@@ -35,6 +36,7 @@ AddressKind = Callable[[Address], str]
 
 _DEPTH = 16  # the kernel's own limit of nested jumps (NFT_JUMP_STACK_SIZE)
 _MOST = 256
+_TRACKING = -200  # NF_IP_PRI_CONNTRACK
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,10 @@ class _Step:
     because: str = ""
 
 
+class _TooManyError(Exception):
+    """More ways through the rules than anybody can follow."""
+
+
 def outcomes(
     ruleset: Ruleset, hook: str, packet: Packet, kind_of: AddressKind
 ) -> tuple[Outcome, ...]:
@@ -54,31 +60,72 @@ def outcomes(
     walker = _Walker(ruleset, kind_of)
     passing = [Outcome("accept", packet, not ruleset.gaps, "; ".join(ruleset.gaps))]
     ended: list[Outcome] = []
-    for chain in ruleset.base(hook, packet.version):
-        if chain.device not in (None, UNKNOWN) and not _holds(
-            chain.device, packet.iif or packet.oif, packet.version
-        ):
-            continue
-        if chain.nat and packet.state == "established":
-            continue  # translations see a connection's first packet only
-        following: list[Outcome] = []
-        for before in passing:
-            for step in walker.walk(chain, before.packet, _DEPTH):
-                outcome = Outcome(
-                    _base_verdict(step, chain),
-                    step.packet,
-                    before.sure and step.sure,
-                    step.because or before.because or _policy_text(step, chain),
-                )
-                (following if outcome.verdict == "accept" else ended).append(outcome)
-        if chain.device == UNKNOWN and any(outcome.verdict != "accept" for outcome in ended):
-            why = f"cannot tell on which interfaces chain {chain.table} {chain.name} hangs"
-            ended = [replace(outcome, sure=False, because=why) for outcome in ended]
-            following += [replace(one, sure=False, because=why) for one in passing]
-        passing = list(dict.fromkeys(following))[:_MOST]
-    if len(ended) + len(passing) >= _MOST:
+    try:
+        for chain in ruleset.base(hook, packet.version):
+            passing = _passed(walker, chain, hook, passing, ended)
+    except _TooManyError:
         return (Outcome("accept", packet, sure=False, because="too many rules hang together"),)
     return tuple(dict.fromkeys([*passing, *ended]))
+
+
+def _passed(
+    walker: _Walker, chain: Chain, hook: str, passing: list[Outcome], ended: list[Outcome]
+) -> list[Outcome]:
+    """What comes out of one base chain; what was dropped there goes to `ended`."""
+    following: list[Outcome] = []
+    for before in passing:
+        packet = before.packet
+        if not _goes_through(chain, hook, packet):
+            following.append(before)
+            continue
+        seen = replace(packet, state=_state_at(chain, hook, packet))
+        for step in walker.walk(chain, seen, _DEPTH):
+            outcome = Outcome(
+                _base_verdict(step, chain),
+                replace(step.packet, state=packet.state),
+                before.sure and step.sure,
+                step.because or before.because or _policy_text(step, chain),
+            )
+            (following if outcome.verdict == "accept" else ended).append(outcome)
+    if chain.device == UNKNOWN and any(outcome.verdict != "accept" for outcome in ended):
+        why = f"cannot tell on which interfaces chain {chain.table} {chain.name} hangs"
+        ended[:] = [replace(outcome, sure=False, because=why) for outcome in ended]
+        following += [replace(one, sure=False, because=why) for one in passing]
+    kept = list(dict.fromkeys(following))
+    if len(kept) + len(ended) > _MOST:
+        raise _TooManyError
+    return kept
+
+
+def _goes_through(chain: Chain, hook: str, packet: Packet) -> bool:
+    """Whether a packet passes a base chain: its device, and for translations its connection.
+
+    Translations see a tracked connection's first packet only, and no more once one of them
+    translated it (nf_nat_inet_fn()).
+    """
+    if chain.device not in (None, UNKNOWN) and not _holds(
+        chain.device, packet.iif or packet.oif, packet.version
+    ):
+        return False
+    if not chain.nat:
+        return True
+    is_done = hook in ("prerouting", "output") and packet.natted
+    return packet.state != "established" and packet.is_tracked and not is_done
+
+
+def _state_at(chain: Chain, hook: str, packet: Packet) -> str | None:
+    """The connection's state as rules of this chain see it.
+
+    Before tracking (priority -200) there is none, which rules read as invalid (nft_ct.c,
+    xt_conntrack.c); what is not tracked says so, and its answers may be anything.
+    """
+    if hook == "ingress":
+        return "invalid"
+    if hook in ("prerouting", "output") and chain.priority <= _TRACKING:
+        return "invalid" if chain.priority < _TRACKING else None
+    if not packet.is_tracked:
+        return None if packet.oif else "untracked"
+    return packet.state
 
 
 def _base_verdict(step: _Step, chain: Chain) -> str:
@@ -115,10 +162,14 @@ class _Walker:
                         because=after.because or step.because,
                     )
                     (following if merged.verdict is None else done).append(merged)
-            going = list(dict.fromkeys(following))[:_MOST]
+            going = list(dict.fromkeys(following))
+            if len(going) + len(done) > _MOST:
+                done = list(dict.fromkeys(done))
+                if len(going) + len(done) > _MOST:
+                    raise _TooManyError
             if not going:
                 break
-        return list(dict.fromkeys([*done, *going]))[:_MOST]
+        return list(dict.fromkeys([*done, *going]))
 
     def _apply(self, chain: Chain, rule: Rule, packet: Packet, depth: int) -> Iterator[_Step]:
         """All that one rule can do."""
@@ -126,7 +177,7 @@ class _Walker:
         limited = False
         for match in rule.matches:
             truth = _is_true(match, packet, self._kind_of)
-            if match.field == LIMITED:
+            if truth == LIMITED:
                 limited = True
             elif truth is None:
                 unsure = match
@@ -148,12 +199,16 @@ class _Walker:
                 return [_Step(action.kind, packet)]
             case "drop" | "reject":
                 return [_Step(action.kind, packet, because=rule.text)]
-            case "continue" | "notrack":
+            case "continue":
                 return [_Step(None, packet)]
+            case "notrack":
+                if packet.state != "invalid":
+                    return [_Step(None, packet)]  # what is tracked already stays so
+                return [_Step(None, replace(packet, is_tracked=False, state="untracked"))]
             case "mark":
                 return [_Step(None, replace(packet, mark=None))]
-            case "dnat" | "redirect" | "tproxy":
-                return [_Step("accept", translated(action, packet))]
+            case "dnat" | "redirect" | "tproxy" | "rewrite":
+                return _translations(action, packet, rule)
             case "jump" | "goto":
                 return self._jump(chain, action, packet, depth)
             case "vmap":
@@ -177,38 +232,77 @@ class _Walker:
         """A verdict map: the way whose values hold; every way when the field is unknown."""
         steps: list[_Step] = []
         why = f"cannot evaluate `{action.text}` in {rule.text}"
-        for values, then in action.ways:
-            choice = Match(action.field, values, text=action.text)
+        for place, (values, then) in enumerate(action.ways, 1):
+            is_rest = action.has_rest and place == len(action.ways)
+            choice = Match(action.field, values, is_rest, text=action.text)
             truth = _is_true(choice, packet, self._kind_of)
             if truth is False:
                 continue
             followed = self._act(chain, rule, then, packet, depth)
-            if truth:
+            if truth is True:
                 return [*steps, *followed]
-            steps += [replace(step, sure=False, because=why) for step in followed]
-        return [*steps, _Step(None, packet, sure=not steps)]
+            if truth is None:
+                followed = [replace(step, sure=False, because=why) for step in followed]
+            steps += followed
+        if any(not step.sure for step in steps):
+            return [*steps, _Step(None, packet, sure=False, because=why)]
+        return [*steps, _Step(None, packet)]
 
 
 def _either_way(packet: Packet, because: str) -> list[_Step]:
-    """On with the next rule, or dropped: nobody can tell."""
-    return [_Step(verdict, packet, sure=False, because=because) for verdict in (None, "drop")]
+    """On with the next rule, let in at once, or dropped: nobody can tell."""
+    return [
+        _Step(verdict, packet, sure=False, because=because) for verdict in (None, "accept", "drop")
+    ]
+
+
+def _translations(action: Action, packet: Packet, rule: Rule) -> list[_Step]:
+    """Where dnat, redirect, tproxy or a rewrite may send a packet.
+
+    What is looked up in a map may be any of its results, or none.
+    """
+    why = f"cannot evaluate `{action.text}` in {rule.text}"
+    verdict = None if action.kind == "rewrite" else "accept"
+    if action.is_open:
+        moved = replace(packet, natted=action.kind != "rewrite", anywhere=True)
+        return [_Step(end, one, False, why) for end, one in ((verdict, moved), (None, packet))]
+    if action.choices:
+        ends = [
+            replace(action, address=address, port=port, choices=())
+            for address, port in action.choices
+        ]
+        found = [_Step(verdict, translated(end, packet), False, why) for end in ends]
+        return [*found, _Step(None, packet, False, why)]
+    after = translated(action, packet)
+    return [_Step(verdict, after, sure=after.top is None, because="" if after.top is None else why)]
 
 
 def translated(action: Action, packet: Packet) -> Packet:
-    """The packet after dnat, redirect or tproxy. A port range keeps a port that lies in it."""
-    port = packet.dport
+    """The packet after dnat, redirect, tproxy or a rewrite.
+
+    A port range keeps a port that lies in it; else the kernel draws one.
+    """
+    port, top = packet.dport, None
     if action.port is not None and not action.port.low <= port <= action.port.high:
         port = action.port.low
+        top = action.port.high if action.port.high > port else None
     if action.kind == "tproxy":
-        return replace(packet, target=action.address or packet.target, dport=port, proxied=True)
+        return replace(packet, proxy=(action.address, port))
     if action.kind == "redirect":
-        return replace(packet, dport=port, natted=True, redirected=True)
-    return replace(packet, target=action.address or packet.target, dport=port, natted=True)
+        return replace(packet, dport=port, top=top, natted=True, redirected=True)
+    target = action.address or packet.target
+    return replace(
+        packet, target=target, dport=port, top=top, natted=packet.natted or action.kind == "dnat"
+    )
 
 
-def _is_true(match: Match, packet: Packet, kind_of: AddressKind) -> bool | None:
-    """Whether a match holds; None when that cannot be told."""
-    if match.field in (UNKNOWN, LIMITED) or match.field not in _FIELDS:
+def _is_true(match: Match, packet: Packet, kind_of: AddressKind) -> bool | str | None:
+    """Whether a match holds; LIMITED where it holds and does not; None when that cannot be told."""
+    if match.field == LIMITED:
+        return LIMITED
+    if match.field in _OWN_WAYS:
+        return _OWN_WAYS[match.field](match, packet)
+    if match.field not in _FIELDS:
         return None
     actual = _FIELDS[match.field](packet, kind_of)
     if actual is None:
@@ -221,6 +315,45 @@ def _is_true(match: Match, packet: Packet, kind_of: AddressKind) -> bool | None:
     return any(truths) != match.negated
 
 
+def _flags(match: Match, packet: Packet) -> bool | str | None:
+    """TCP flags. A sender may add some to its SYN that change nothing (ECN, push, urgent)."""
+    wanted = {value.low for value in match.values if isinstance(value, Range)}
+    free = FREE_FLAGS & match.mask
+    ends = {
+        ((packet.flags & ~FREE_FLAGS | added) & match.mask in wanted) != match.negated
+        for added in range(256)
+        if added & ~free == 0
+    }
+    return LIMITED if len(ends) > 1 else ends.pop()
+
+
+def _next_header(match: Match, packet: Packet) -> bool | str:
+    """`ip6 nexthdr` sees the first header only, and a sender may put others before its TCP."""
+    ends = {
+        any(_holds(value, number, 6) for value in match.values) != match.negated
+        for number in (packet.protocol, _OPTIONS_HEADER)
+    }
+    return LIMITED if len(ends) > 1 else ends.pop()
+
+
+def _interface_type(match: Match, packet: Packet) -> bool | None:
+    """Only loopback is known for certain."""
+    if packet.iif == "lo" or set(match.values) == {"loopback"}:
+        kind = "loopback" if packet.iif == "lo" else ""
+        return (kind in match.values) != match.negated
+    return None
+
+
+_OPTIONS_HEADER = 60  # IPPROTO_DSTOPTS
+_TCP = 6
+_OWN_WAYS: dict[str, Callable[[Match, Packet], bool | str | None]] = {
+    "flags": _flags,
+    "next_header": _next_header,
+    "iif_type": _interface_type,
+}
+"""Fields that are not one value of the packet."""
+
+
 def _holds(value: Value, actual: int | str, version: int) -> bool | None:
     if isinstance(value, Range):
         if value.version not in (0, version):
@@ -231,14 +364,17 @@ def _holds(value: Value, actual: int | str, version: int) -> bool | None:
     return actual.startswith(value[:-1]) if value.endswith("*") else actual == value
 
 
-def _syn(packet: Packet, _kind_of: AddressKind) -> str:
-    return "syn" if packet.state == "new" else "ack"
+def _packet_type(packet: Packet, kind_of: AddressKind) -> str | None:
+    """How the frame was addressed. TCP takes none but its own; a datagram may come in any."""
+    kind = kind_of(packet.target)
+    if kind in ("broadcast", "multicast"):
+        return kind
+    return "host" if packet.protocol == _TCP else None
 
 
 _FIELDS: dict[str, Callable[[Packet, AddressKind], int | str | None]] = {
     "iif": lambda packet, _: packet.iif,
     "oif": lambda packet, _: packet.oif,
-    "iif_type": lambda packet, _: "loopback" if packet.iif == "lo" else "ether",
     "saddr": lambda packet, _: int(packet.source),
     "daddr": lambda packet, _: int(packet.target),
     "sport": lambda packet, _: packet.sport,
@@ -250,6 +386,7 @@ _FIELDS: dict[str, Callable[[Packet, AddressKind], int | str | None]] = {
     "mark": lambda packet, _: packet.mark,
     "saddr_type": lambda packet, kind_of: kind_of(packet.source),
     "daddr_type": lambda packet, kind_of: kind_of(packet.target),
-    "flags": _syn,
+    "packet_type": _packet_type,
+    "way_back": lambda packet, _: "straight" if packet.is_straight else "missing",
 }
 """Field to how it is read off a packet."""

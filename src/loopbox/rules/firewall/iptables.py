@@ -29,7 +29,7 @@ from loopbox.rules.firewall.model import (
     Ruleset,
     Value,
 )
-from loopbox.rules.firewall.nftables import PROTOCOLS
+from loopbox.rules.firewall.values import PROTOCOLS, TCP_FLAGS
 
 _PRIORITIES = {"raw": -300, "mangle": -150, "nat": -100, "filter": 0, "security": 50}
 _HOOKS = {
@@ -41,9 +41,18 @@ _HOOKS = {
 }
 _SILENT_MODULES = frozenset(
     {"tcp", "udp", "multiport", "conntrack", "state", "addrtype", "comment", "mark", "iprange",
-     "limit", "set", "hashlimit", "icmp", "icmp6", "recent", "connlimit", "owner", "physdev"}
+     "limit", "set", "hashlimit", "icmp", "icmp6", "recent", "connlimit", "owner", "physdev",
+     "pkttype", "rpfilter", "rt", "ttl", "hl", "tos", "dscp", "ecn", "hbh", "dst", "frag"}
 )  # fmt: skip
 """Their names say nothing; their own options do."""
+_AT_WILL = frozenset(
+    {"--rt-type", "--rt-segsleft", "--rt-len", "--ttl-eq", "--ttl-lt", "--ttl-gt", "--hl-eq",
+     "--hl-lt", "--hl-gt", "--tos", "--dscp", "--dscp-class", "--ecn-ip-ect", "--hbh-len",
+     "--dst-len", "--fragid", "--fraglen", "--fragfirst", "--fraglast", "--fragmore"}
+)  # fmt: skip
+"""Options about what a sender sets as it likes."""
+_REVERSE_PATH = frozenset({"--loose", "--validmark", "--accept-local", "--invert"})
+"""Options of -m rpfilter."""
 
 
 def parse_saved(text: str, *, version: int) -> Ruleset:
@@ -104,9 +113,11 @@ def _rule(line: str, table: str, version: int) -> tuple[str, Rule]:
                 options["goto"] = "1"
             break
         if option == "-m":
-            if values and values[0] not in _SILENT_MODULES:
+            if values == ["rpfilter"]:
+                matches.append(_way_back(words))
+            elif values and values[0] not in _SILENT_MODULES:
                 matches.append(Match(UNKNOWN, text=f"-m {values[0]}"))
-        else:
+        elif option not in _REVERSE_PATH:
             matches += _match(option, values, negated=negated, version=version)
     return name, Rule(tuple(matches), _action(target, options), text)
 
@@ -137,13 +148,12 @@ def _match(option: str, values: list[str], *, negated: bool, version: int) -> li
     text = f"{'! ' if negated else ''}{option} {' '.join(values)}"
     if option == "--comment":
         return []
-    if option in ("--limit", "--limit-burst"):
-        return [Match(LIMITED, text=text)] if option == "--limit" else []
+    if option == "--limit-burst":
+        return []
+    if option == "--limit" or option in _AT_WILL:
+        return [Match(LIMITED, text=text)]
     if option == "--tcp-flags":
-        truth = values[1:] == ["SYN"] and "SYN" in (values or [""])[0]
-        return [
-            Match("flags", ("syn",), negated, text=text) if truth else Match(UNKNOWN, text=text)
-        ]
+        return [_flags(values, negated=negated, text=text)]
     reader = _READERS.get(option)
     if option == "--ctstate" and values and "DNAT" in values[0].split(","):
         return _with_dnat(values[0].split(","), negated=negated, text=text)
@@ -166,6 +176,25 @@ def _match(option: str, values: list[str], *, negated: bool, version: int) -> li
     if field in ("saddr", "daddr"):
         known = tuple(v for v in known if isinstance(v, Range) and v.version == version)
     return [Match(field, known, negated, text=text)]
+
+
+def _flags(values: list[str], *, negated: bool, text: str) -> Match:
+    """--tcp-flags MASK FLAGS."""
+    sums = []
+    for words in (word.split(",") for word in values):
+        bits = [0 if word == "NONE" else TCP_FLAGS.get(word.lower()) for word in words]
+        sums.append(None if None in bits else sum({bit for bit in bits if bit}))
+    if len(sums) != 2 or sums[0] is None or sums[1] is None:
+        return Match(UNKNOWN, text=text)
+    return Match("flags", (Range(sums[1], sums[1]),), negated, sums[0], text)
+
+
+def _way_back(words: list[str]) -> Match:
+    """-m rpfilter: true of packets whose answers leave by the way they came; --loose by any."""
+    is_inverted = "--invert" in words
+    if "--loose" in words:
+        return Match("version", (Range(4, 6),), is_inverted, text="-m rpfilter --loose")
+    return Match("way_back", ("straight",), is_inverted, text="-m rpfilter")
 
 
 def _with_dnat(words: list[str], *, negated: bool, text: str) -> list[Match]:
@@ -219,6 +248,10 @@ def _word(word: str) -> Value:
     return word.lower()
 
 
+def _packet_type(word: str) -> Value:
+    return "host" if word == "unicast" else word
+
+
 def _address(word: str) -> Address | None:
     try:
         return ip_address(word.strip("[]"))
@@ -243,8 +276,15 @@ _READERS: dict[str, tuple[str, Callable[[str], Value | None]]] = {
     "--dst-type": ("daddr_type", _word),
     "--src-type": ("saddr_type", _word),
     "--mark": ("mark", _number),
+    "--pkt-type": ("packet_type", _packet_type),
 }
 """Option to the field it compares and how its argument is read."""
+
+
+_DECIDES_NOTHING = frozenset(
+    {"", "LOG", "NFLOG", "AUDIT", "TRACE", "CHECKSUM", "TCPMSS", "CLASSIFY", "DSCP", "TOS", "TTL",
+     "HL", "ECN", "SECMARK", "CONNSECMARK", "LED", "IDLETIMER", "SET", "TEE"}
+)  # fmt: skip
 
 
 def _action(target: str, options: dict[str, str]) -> Action:
@@ -252,7 +292,11 @@ def _action(target: str, options: dict[str, str]) -> Action:
     match target:
         case "ACCEPT" | "DROP" | "RETURN" | "REJECT":
             return Action(target.lower(), text=text)
-        case "" | "LOG" | "NFLOG" | "CT" | "NOTRACK" | "AUDIT" | "TRACE" | "CHECKSUM" | "TCPMSS":
+        case "NOTRACK":
+            return Action("notrack", text=text)
+        case "CT":
+            return Action("notrack" if "--notrack" in options else "continue", text=text)
+        case _ if target in _DECIDES_NOTHING:
             return Action("continue", text=text)
         case "MARK" | "CONNMARK":
             return Action("mark", text=text)

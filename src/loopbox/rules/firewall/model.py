@@ -35,7 +35,10 @@ Value = Range | str
 UNKNOWN = "?"
 """The field of a match that cannot be evaluated."""
 LIMITED = "limit"
-"""The field of a rate limit: it matches now and then."""
+"""The field of a match that is true now and then, or as the sender likes: a rate limit, a TTL, a
+routing header. Both happen."""
+FREE_FLAGS = 0xE8
+"""TCP flags a sender may add to a SYN as it likes: PSH, URG, ECE, CWR."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +46,13 @@ class Match:
     """One condition. True when the field's value is among `values` (or is not, if negated)."""
 
     field: str
-    """iif, oif, saddr, daddr, sport, dport, protocol, version, state, status, daddr_type,
-    saddr_type, iif_type, mark, flags, limit, or ? for what is not understood."""
+    """iif, oif, saddr, daddr, sport, dport, protocol, next_header, version, state, status,
+    daddr_type, saddr_type, iif_type, packet_type, way_back, mark, flags, limit, or ? for what is
+    not understood."""
     values: tuple[Value, ...] = ()
     negated: bool = False
     mask: int = 0xFFFFFFFF
-    """For marks: which bits are compared."""
+    """For marks and flags: which bits are compared."""
     text: str = ""
     """As a person would find it in the rules; for evidence."""
 
@@ -58,8 +62,8 @@ class Action:
     """What a rule does when all its matches are true."""
 
     kind: str
-    """accept, drop, reject, return, continue, jump, goto, dnat, redirect, tproxy, mark, notrack,
-    vmap, or ? for what is not understood."""
+    """accept, drop, reject, return, continue, jump, goto, dnat, redirect, tproxy, rewrite, mark,
+    notrack, vmap, or ? for what is not understood."""
     chain: str = ""
     address: Address | None = None
     port: Range | None = None
@@ -67,6 +71,14 @@ class Action:
     """Of a vmap: which field decides."""
     ways: tuple[tuple[tuple[Value, ...], Action], ...] = ()
     """Of a vmap: values and what follows."""
+    has_rest: bool = False
+    """Of a vmap: its last way is for everything that is none of the values."""
+    choices: tuple[tuple[Address | None, Range | None], ...] = ()
+    """Of a translation that looks its result up in a map: all the results there are."""
+    is_open: bool = False
+    """Of a translation: its result may be anything (a random number, a map not to be read)."""
+    named: tuple[Range, ...] = ()
+    """Of such a map: the ports it is looked up by."""
     text: str = ""
 
 
@@ -144,14 +156,25 @@ class Packet:
     dport: int
     iif: str = ""
     oif: str = ""
-    state: str = "new"
+    state: str | None = "new"
+    """Of connection tracking; None where that cannot be told."""
+    flags: int = 0x02
+    """TCP flags: a SYN, its answer (0x12), or what follows (0x10)."""
     mark: int | None = 0
     """None once a rule has set it to something not followed."""
+    is_tracked: bool = True
+    is_straight: bool = True
+    """Its sender is answered through the interface it came in by."""
     natted: bool = False
     redirected: bool = False
     """Sent to the ingress interface's own address by a redirect."""
-    proxied: bool = False
-    """Given to a transparent socket by tproxy."""
+    proxy: tuple[Address | None, int] | None = None
+    """The transparent socket tproxy gave it to (None: on the interface's own address). The packet
+    itself keeps its address and port, and so later rules see it."""
+    top: int | None = None
+    """The last of several ports its translation may have chosen; `dport` is the first."""
+    anywhere: bool = False
+    """Translated to an address and port that nobody can tell."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ Example::
 from __future__ import annotations
 
 import json
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any
 
 from loopbox.rules.firewall.model import (
@@ -28,25 +27,17 @@ from loopbox.rules.firewall.model import (
     Ruleset,
     Value,
 )
+from loopbox.rules.firewall.translations import AT_WILL, changed, translation
+from loopbox.rules.firewall.values import addresses, bits, compared, number
 
-PROTOCOLS = {
-    "icmp": 1, "igmp": 2, "tcp": 6, "udp": 17, "dccp": 33, "gre": 47, "esp": 50, "ah": 51,
-    "icmpv6": 58, "ipv6-icmp": 58, "sctp": 132, "udplite": 136, "vrrp": 112, "ospf": 89,
-}  # fmt: skip
 _PRIORITIES = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50}
-_SERVICES = {
-    "ftp": 21, "ssh": 22, "telnet": 23, "smtp": 25, "domain": 53, "http": 80, "pop3": 110,
-    "ntp": 123, "imap2": 143, "snmp": 161, "https": 443, "http-alt": 8080, "mysql": 3306,
-    "postgresql": 5432, "bootps": 67, "bootpc": 68, "mdns": 5353,
-}  # fmt: skip
-
 _PAYLOAD_FIELDS = {
     ("ip", "saddr"): "saddr",
     ("ip", "daddr"): "daddr",
     ("ip6", "saddr"): "saddr",
     ("ip6", "daddr"): "daddr",
     ("ip", "protocol"): "protocol",
-    ("ip6", "nexthdr"): "protocol",
+    ("ip6", "nexthdr"): "next_header",
     ("tcp", "flags"): "flags",
     **{(name, port): port for name in ("tcp", "udp", "th") for port in ("sport", "dport")},
     **{(name, port): port for name in ("sctp", "dccp", "udplite") for port in ("sport", "dport")},
@@ -61,15 +52,20 @@ _META_FIELDS = {
     "nfproto": "version",
     "protocol": "version",
     "mark": "mark",
+    "pkttype": "packet_type",
 }
 _ON_DEVICES = ("ingress", "egress")
 _VERSIONS = {"ipv4": 4, "ipv6": 6, "ip": 4, "ip6": 6}
 _FAMILY_WORDS = {"ip": 4, "ip6": 6, "icmp": 4, "icmpv6": 6}
-_IGNORED = frozenset(
-    {"counter", "log", "comment", "nftrace", "masquerade", "snat", "flow", "notrack"}
-)
+_IGNORED = frozenset({"counter", "log", "comment", "nftrace", "flow", "dup"})
 """Statements that decide nothing at the hooks we look at."""
-_VERDICTS = frozenset({"accept", "drop", "return", "continue"})
+_VERDICTS = frozenset({"accept", "drop", "return", "continue", "notrack"})
+_FINAL = frozenset({"queue", "fwd", "synproxy", "xt"})
+"""Statements nobody can evaluate that may end the packet's way here, or let it in."""
+_WORDS = frozenset(
+    {"iif", "oif", "iif_type", "state", "status", "daddr_type", "saddr_type", "packet_type"}
+)
+"""Fields that are compared with words."""
 _IMPLIED = {"tcp": 6, "udp": 17, "sctp": 132, "dccp": 33, "udplite": 136, "icmp": 1, "icmpv6": 58}
 """A payload match on one of these headers holds only for that protocol."""
 
@@ -80,11 +76,12 @@ def parse_ruleset(text: str) -> Ruleset:
     if not isinstance(document, dict) or not isinstance(document.get("nftables"), list):
         raise ValueError("not the output of nft -j list ruleset")
     entries = [entry for entry in document["nftables"] if isinstance(entry, dict)]
+    changing = _changing(entries)
     sets = {
         _key(body): body.get("elem", [])
         for entry in entries
         for kind, body in entry.items()
-        if kind in ("set", "map") and isinstance(body, dict)
+        if kind in ("set", "map") and isinstance(body, dict) and _key(body) not in changing
     }
     rules: dict[tuple[str, str, str], list[Rule]] = {}
     for entry in entries:
@@ -94,6 +91,22 @@ def parse_ruleset(text: str) -> Ruleset:
             rules.setdefault(place, []).extend(_rule(body, sets))
     bodies = [entry["chain"] for entry in entries if isinstance(entry.get("chain"), dict)]
     return Ruleset(tuple(_chain(body, rules, on) for body in bodies for on in _devices(body)))
+
+
+def _changing(entries: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
+    """Sets that rules add to while packets pass: what stands in them now says little."""
+    found: set[tuple[str, str, str]] = set()
+    for entry in entries:
+        body = entry.get("rule")
+        if not isinstance(body, dict):
+            continue
+        for statement in body.get("expr", []):
+            for kind in ("set", "map"):
+                detail = statement.get(kind) if isinstance(statement, dict) else None
+                if isinstance(detail, dict):
+                    name = str(detail.get(kind, "")).removeprefix("@")
+                    found.add((str(body.get("family")), str(body.get("table")), name))
+    return found
 
 
 def has_extensions(text: str) -> bool:
@@ -137,7 +150,8 @@ def _rule(body: dict[str, Any], sets: dict[tuple[str, str, str], Any]) -> list[R
     reader = _Reader(family, table, sets)
     matches: list[Match] = []
     rules: list[Rule] = []
-    for statement in body.get("expr", []):
+    statements = body.get("expr", [])
+    for place, statement in enumerate(statements):
         if not isinstance(statement, dict) or len(statement) != 1:
             matches.append(Match(UNKNOWN, text=str(statement)[:80]))
             continue
@@ -145,17 +159,21 @@ def _rule(body: dict[str, Any], sets: dict[tuple[str, str, str], Any]) -> list[R
         if kind == "match":
             matches += reader.match(detail)
         elif kind == "limit":
-            over = isinstance(detail, dict) and bool(detail.get("inv"))
-            matches.append(Match(LIMITED, negated=over, text="limit"))
+            matches.append(Match(LIMITED, text="limit"))
         elif kind in _IGNORED:
             continue
         elif kind == "xt" and isinstance(detail, dict) and detail.get("type") == "match":
             matches.append(Match(UNKNOWN, text=f"-m {detail.get('name')}"))
         else:
             action = reader.action(kind, detail)
+            if action.kind == UNKNOWN and kind not in _FINAL and place + 1 < len(statements):
+                # A quota, a meter, a count of connections: what follows happens, or not.
+                matches.append(Match(UNKNOWN, text=action.text))
+                continue
             matches += _implied_version(detail)
-            if action is not None:
-                rules.append(Rule(tuple(matches), action, text))
+            rules.append(Rule(tuple(matches), action, text))
+            if action.kind == UNKNOWN:
+                matches.append(Match(UNKNOWN, text=action.text))
     return rules
 
 
@@ -185,74 +203,79 @@ class _Reader:
         if not isinstance(detail, dict):
             return [Match(UNKNOWN, text=text)]
         field, implied, mask = self._field(detail.get("left"))
+        operation = detail.get("op", "==")
+        if field == LIMITED:
+            return [*implied, Match(LIMITED, text=text)]
         values = self._values(field, detail.get("right"))
         if field == UNKNOWN or values is None:
             return [*implied, Match(UNKNOWN, text=text)]
-        if field == "flags" and values != ("syn",):
-            # Only `flags & (fin|syn|rst|ack) == syn` and its kin say something of a first packet.
-            return [*implied, Match(UNKNOWN, text=text)]
-        operation = detail.get("op", "==")
+        if field == "flags" and operation in ("in", "!"):  # any of these bits, or none
+            tested = sum({value.low for value in values if isinstance(value, Range)})
+            none = (Range(0, 0),)
+            return [*implied, Match("flags", none, operation == "in", tested & mask, text)]
+        if field in ("state", "status") and operation == "!":
+            return [*implied, Match(field, values, negated=True, text=text)]
+        if field == "status" and operation in ("==", "!="):
+            # Compared as a whole: a status always has other bits beside the one named.
+            return [*implied, Match(field, (), operation == "!=", text=text)]
         if operation in ("<", ">", "<=", ">="):
-            values = _compared(operation, values)
+            values = compared(operation, values)
             if values is None:
                 return [*implied, Match(UNKNOWN, text=text)]
         elif operation not in ("==", "in", "!="):
             return [*implied, Match(UNKNOWN, text=text)]
         return [*implied, Match(field, values, operation == "!=", mask, text)]
 
-    def action(self, kind: str, detail: Any) -> Action | None:
-        """A statement that decides; None for one that does not."""
+    def action(self, kind: str, detail: Any) -> Action:
+        """A statement that decides."""
         text = kind if detail is None else f"{kind} {json.dumps(detail)}"[:120]
         if kind in _VERDICTS:
             return Action(kind, text=kind)
+        if kind in ("snat", "masquerade"):
+            return Action("accept", text=kind)  # ends the chain, like every translation
         if kind == "reject":
             return Action("reject", text=kind)
         if kind in ("jump", "goto") and isinstance(detail, dict):
             return Action(kind, chain=str(detail.get("target")), text=text)
         if kind in ("dnat", "redirect", "tproxy"):
-            return self._translation(kind, detail, text)
+            return translation(kind, detail, text, self._elements)
         if kind == "vmap" and isinstance(detail, dict):
             return self._map(detail, text)
-        if kind == "mangle":
-            target = detail.get("key") if isinstance(detail, dict) else None
-            if target == {"meta": {"key": "mark"}}:
-                return Action("mark", text=text)
+        if kind == "mangle" and isinstance(detail, dict):
+            return changed(detail, text)
+        if kind in ("set", "map"):
             return Action("continue", text=text)
         return Action(UNKNOWN, text=text)
-
-    def _translation(self, kind: str, detail: Any, text: str) -> Action:
-        fields = detail if isinstance(detail, dict) else {}
-        address = fields.get("addr")
-        port = _number(fields.get("port"))
-        known = set(fields) <= {"addr", "port", "family", "flags"}
-        parsed = _address(address)
-        if not known or (address is not None and parsed is None):
-            return Action(UNKNOWN, text=text)
-        if fields.get("port") is not None and port is None:
-            return Action(UNKNOWN, text=text)
-        return Action(kind, address=parsed, port=port, text=text)
 
     def _map(self, detail: dict[str, Any], text: str) -> Action:
         field, implied, _mask = self._field(detail.get("key"))
         data = detail.get("data")
         entries = self._elements(data)
-        ways: list[tuple[tuple[Value, ...], Action]] = []
-        for entry in entries if entries is not None else []:
-            if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], dict)):
-                return Action(UNKNOWN, text=text)
-            values = self._values(field, entry[0])
-            ((kind, inner),) = list(entry[1].items())[:1] or [("?", None)]
-            then = self.action(kind, inner)
-            if values is None or then is None or field == UNKNOWN:
-                return Action(UNKNOWN, text=text)
-            ways.append((values, then))
         if entries is None:
             return Action(UNKNOWN, text=text)
+        ways: list[tuple[tuple[Value, ...], Action]] = []
+        rest: list[tuple[tuple[Value, ...], Action]] = []
+        for entry in entries:
+            if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], dict)):
+                return Action(UNKNOWN, text=text)
+            ((kind, inner),) = list(entry[1].items())[:1] or [(UNKNOWN, None)]
+            then = self.action(kind, inner)
+            if entry[0] == "*":
+                rest.append(((), then))  # whatever the other elements are not
+                continue
+            values = self._values(field, entry[0])
+            # Where the key cannot be read, nobody can tell which way is taken.
+            field = UNKNOWN if values is None else field
+            ways.append((values or (), then))
+        if rest:
+            covered = tuple(value for values, _ in ways for value in values)
+            ways += [(covered, then) for _, then in rest]
+        found = Action("vmap", field=field, ways=tuple(ways), has_rest=bool(rest), text=text)
         protocols = implied[0].values if implied else ()
-        if protocols:  # `tcp dport vmap` does not hold for udp: only then may a way be taken
-            inner_map = Action("vmap", field=field, ways=tuple(ways), text=text)
-            return Action("vmap", field="protocol", ways=((protocols, inner_map),), text=text)
-        return Action("vmap", field=field, ways=tuple(ways), text=text)
+        if not protocols:
+            return found
+        # `tcp dport vmap` does not hold for udp: only then may a way be taken.
+        return Action("vmap", field=implied[0].field, ways=((protocols, found),), text=text)
 
     def _field(self, left: Any) -> tuple[str, list[Match], int]:
         """(field, matches its header implies, mask) of the left side of a comparison."""
@@ -263,7 +286,8 @@ class _Reader:
             field, implied, _ = self._field(detail[0])
             if field == "mark" and isinstance(detail[1], int):
                 return field, implied, detail[1]
-            return (field if field == "flags" else UNKNOWN), implied, 0
+            some = bits(detail[1]) if field == "flags" else None
+            return (UNKNOWN, implied, 0) if some is None else (field, implied, some.low)
         if not isinstance(detail, dict):
             return UNKNOWN, [], 0
         full = 0xFFFFFFFF
@@ -278,7 +302,11 @@ class _Reader:
             elif header in ("ip", "ip6"):
                 version = 4 if header == "ip" else 6
                 implied = [Match("version", (Range(version, version),), text=header)]
-            return _PAYLOAD_FIELDS.get((header, str(detail.get("field"))), UNKNOWN), implied, full
+            place = (header, str(detail.get("field")))
+            field = LIMITED if place in AT_WILL else _PAYLOAD_FIELDS.get(place, UNKNOWN)
+            return field, implied, 0xFF if field == "flags" else full
+        if kind == "exthdr":
+            return LIMITED, [], full  # an extension header the sender adds, or not
         if kind == "ct":
             known = {"state": "state", "status": "status"}
             return known.get(str(detail.get("key")), UNKNOWN), [], full
@@ -290,6 +318,10 @@ class _Reader:
                 [],
                 full,
             )
+        if kind == "fib" and detail.get("result") == "oif":
+            flags = set(detail.get("flags") or ())
+            is_reverse = "saddr" in flags and flags <= {"saddr", "mark", "iif"}
+            return ("way_back" if is_reverse and "iif" in flags else UNKNOWN), [], full
         return UNKNOWN, [], 0
 
     def _elements(self, right: Any) -> list[Any] | None:
@@ -303,6 +335,8 @@ class _Reader:
 
     def _values(self, field: str, right: Any) -> tuple[Value, ...] | None:
         """What a field is compared with; None when that cannot be read."""
+        if field == "flags" and isinstance(right, list):
+            right = {"|": right}  # one value of several bits
         elements = self._elements(right)
         if elements is None:
             if isinstance(right, str) and right.startswith("@"):
@@ -315,80 +349,15 @@ class _Reader:
         if isinstance(element, dict) and isinstance(element.get("elem"), dict):
             element = element["elem"].get("val")  # with a timeout, counter or comment
         if field in ("saddr", "daddr"):
-            return _addresses(element)
-        if field in ("sport", "dport", "protocol", "mark"):
-            return _number(element)
+            return addresses(element)
+        if field in ("sport", "dport", "protocol", "next_header", "mark"):
+            return number(element)
         if field == "version" and str(element) in _VERSIONS:
             return Range(_VERSIONS[str(element)], _VERSIONS[str(element)])
-        if field in (
-            "iif",
-            "oif",
-            "iif_type",
-            "state",
-            "status",
-            "daddr_type",
-            "saddr_type",
-            "flags",
-        ):
+        if field == "flags":
+            return bits(element)
+        if field == "way_back" and isinstance(element, bool):
+            return "straight" if element else "missing"
+        if field in _WORDS:
             return element if isinstance(element, str) else None
-        return None
-
-
-def _compared(operation: str, values: tuple[Value, ...]) -> tuple[Value, ...] | None:
-    if len(values) != 1 or not isinstance(values[0], Range):
-        return None
-    bound = values[0]
-    top = (1 << (32 if bound.version == 4 else 128 if bound.version == 6 else 32)) - 1
-    low, high = {
-        "<": (0, bound.low - 1),
-        "<=": (0, bound.high),
-        ">": (bound.high + 1, top),
-        ">=": (bound.low, top),
-    }[operation]
-    return (Range(low, high, bound.version),)
-
-
-def _number(element: Any) -> Range | None:
-    """A port, protocol or mark: a number, a known word, or a range of them."""
-    if isinstance(element, bool):
-        return None
-    if isinstance(element, int):
-        return Range(element, element)
-    if isinstance(element, str):
-        number = PROTOCOLS.get(element, _SERVICES.get(element))
-        return None if number is None else Range(number, number)
-    if isinstance(element, dict) and isinstance(element.get("range"), list):
-        ends = [_number(end) for end in element["range"]]
-        if len(ends) == 2 and ends[0] is not None and ends[1] is not None:
-            return Range(ends[0].low, ends[1].high)
-    return None
-
-
-def _addresses(element: Any) -> Range | None:
-    """An address, a prefix, or a range of addresses."""
-    if isinstance(element, dict):
-        prefix, ends = element.get("prefix"), element.get("range")
-        if isinstance(prefix, dict):
-            try:
-                network = ip_network(
-                    (str(prefix.get("addr")), int(prefix.get("len", -1))), strict=False
-                )
-            except (ValueError, TypeError):
-                return None
-            return Range(int(network[0]), int(network[-1]), network.version)
-        if isinstance(ends, list) and len(ends) == 2:
-            low, high = _address(ends[0]), _address(ends[1])
-            if low is not None and high is not None and low.version == high.version:
-                return Range(int(low), int(high), low.version)
-        return None
-    address = _address(element)
-    return None if address is None else Range(int(address), int(address), address.version)
-
-
-def _address(element: Any) -> IPv4Address | IPv6Address | None:
-    if not isinstance(element, str):
-        return None
-    try:
-        return ip_address(element)
-    except ValueError:
         return None

@@ -29,7 +29,7 @@ from loopbox.rules.network import (
 
 _HEAD = re.compile(r"^([A-Za-z][\w.\-]*): flags=(?:0x)?([0-9a-fA-F]+)(?:<[^>]*>)?(.*)$")
 _MTU = re.compile(r"\bmtu (\d+)")
-_SOCKET = re.compile(r"^(tcp|udp)(4|6|46)?\s+\d+\s+\d+\s+(\S+)\s+(\S+)(?:\s+(\S+))?\s*$")
+_SOCKET = re.compile(r"^(tcp|udp)(4|6|46)?\s+\d+\s+\d+\s+(\S+)\s+(\S+)(?:\s+(\S+))?")
 _LINUX_FLAGS = ((0x1, 0x1), (0x8, 0x8), (0x40, 0x40))
 """IFF_UP, IFF_LOOPBACK and IFF_RUNNING have the same bits on the BSDs and on Linux."""
 _DEFAULTS = {"inet": "0.0.0.0/0", "inet6": "::/0"}
@@ -70,7 +70,7 @@ def parse_ifconfig(text: str) -> tuple[list[Link], list[InterfaceAddress]]:
 
 
 def _link(head: re.Match[str], index: int) -> Link:
-    bits = int(head[2], 16) if len(head[2]) < 9 else 0
+    bits = int(head[2], 16) if len(head[2]) < 17 else 0  # illumos has 64
     mtu = _MTU.search(head[3])
     name = head[1]
     kind = next((word for word in ("bridge", "utun", "tun", "tap") if name.startswith(word)), "")
@@ -111,7 +111,8 @@ def _prefix(words: list[str], written: str, address: Address) -> int | None:
         return int(text) if text.isascii() and text.isdigit() and int(text[:4]) <= top else None
     mask = options.get("netmask", "")
     try:
-        number = int(mask, 16) if mask.startswith("0x") else int(IPv4Address(mask))
+        is_hex = mask.startswith("0x") or len(mask) == 8  # illumos leaves out the 0x
+        number = int(mask, 16) if is_hex else int(IPv4Address(mask))
     except ValueError:
         return top
     bits = f"{number & 0xFFFFFFFF:032b}"
@@ -119,7 +120,10 @@ def _prefix(words: list[str], written: str, address: Address) -> int | None:
 
 
 def parse_listeners(text: str) -> list[ListeningSocket]:
-    """Sockets that wait for peers, from `netstat -an`; inodes are made up (line numbers from 1)."""
+    """Sockets that wait for peers, from `netstat -an`; inodes are made up (line numbers from 1).
+
+    An IPv6 address that was cut short is taken for the wildcard.
+    """
     found: list[ListeningSocket] = []
     for number, line in enumerate(text.splitlines(), start=1):
         match = _SOCKET.match(line)
@@ -149,7 +153,8 @@ def _endpoint(local: str, version: str | None) -> tuple[str, Address, int] | Non
     try:
         address = ip_address(host.partition("%")[0])
     except ValueError:
-        return None
+        # An address that did not fit its column. Left out it would be taken for safe.
+        return ("ipv6", IPv6Address("::"), int(port)) if ":" in host else None
     return ("ipv4" if address.version == 4 else "ipv6"), address, int(port)
 
 
