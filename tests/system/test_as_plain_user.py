@@ -25,7 +25,8 @@ _USER = "loopbox-test"
 _TREE = Path(__file__).resolve().parents[2]
 _APART = (
     *("unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"),
-    *("sh", "-c", 'ip link set lo up && exec "$@"', "sh"),
+    # The shell stays, as that namespace's first process: it reaps what nobody else does.
+    *("sh", "-c", 'ip link set lo up && "$@"; exit $?', "sh"),
 )
 
 
