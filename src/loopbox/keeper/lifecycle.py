@@ -23,6 +23,7 @@ from contextlib import AsyncExitStack
 
 from loopbox.errors import BoxError, HostError
 from loopbox.keeper.census import Census
+from loopbox.keeper.configuration import Configuration
 from loopbox.keeper.files import PrivateFiles
 from loopbox.keeper.frontdoor import DoorBox, FrontDoor
 from loopbox.keeper.holding import HeldBox, Record
@@ -72,6 +73,7 @@ class Life:
         self._known = Known(records)
         self.boxes: dict[str, HeldBox] = {}
         self.census = Census(on_empty=self._box_is_empty)
+        self.configuration = Configuration(way_out=way_out, records=records, look=self.look)
         self.watch = Watch(boxes=lambda: list(self.boxes.values()), look=self.look)
 
     @property
@@ -235,39 +237,6 @@ class Life:
         if not box.kept:
             self.unmake_soon(box)
 
-    async def set_forward(self, box: HeldBox, ports: Iterable[int]) -> None:
-        """Let these ports of the box's loopback lead to the host's, besides those that do."""
-        wanted = tuple(sorted({*box.forward, *ports}))
-        if wanted == box.forward:
-            return
-        problems = await self._way_out.set_forwards(box.group, box.namespaces.net, wanted)
-        for port, problem in problems.items():
-            if problem is not None:
-                raise BoxError(f"cannot forward port {port} into box `{box.name}`: {problem}")
-        box.forward = wanted
-        self._records.save(box)
-
-    def set_egress(self, box: HeldBox, policy: str) -> None:
-        """Judge what the box begins outside from now on by this policy."""
-        if box.egress != policy:
-            self._way_out.set_policy(box.group, box.namespaces.net, policy)
-            box.egress = policy
-            self._records.save(box)
-
-    async def set_admission(self, box: HeldBox, *, anyone: bool) -> None:
-        """Let other users of the machine in through the front door, or not."""
-        if box.admits_anyone != anyone:
-            box.admits_anyone = anyone
-            self._records.save(box)
-            if box.doors:
-                await self.look(box)
-
-    def keep(self, box: HeldBox) -> None:
-        """Let the box stay when its last process has gone."""
-        if not box.kept:
-            box.kept = True
-            self._records.save(box)
-
     # -- listeners ----------------------------------------------------------------------------
 
     async def listeners_of(self, box: HeldBox) -> tuple[ListeningSocket, ...]:
@@ -373,7 +342,7 @@ class Life:
             )
             undo.callback(self._way_out.close, group)
             # Before anything leaves the box: what was denied stays denied.
-            await self.restore(box, record)
+            await self.configuration.restore(box, record)
             if way_out is not None:
                 await self._way_out.open(group, net, way_out)
             box.counters = await self._roamer.inside(net, open_counters)
@@ -389,16 +358,6 @@ class Life:
             self._records.save(box)
         await self.look(box)
         log.info("took box %s over from an earlier keeper", box.name)
-
-    async def restore(self, box: HeldBox, record: Record) -> None:
-        """Ask of a box what was asked of it before. Forwards that fail now are logged."""
-        box.admits_anyone = record.admits_anyone
-        box.forward, box.egress = record.forward, record.egress
-        found = await self._way_out.set_forwards(box.group, box.namespaces.net, box.forward)
-        self._way_out.set_policy(box.group, box.namespaces.net, box.egress)
-        for port, problem in found.items():
-            if problem is not None:
-                log.warning("cannot forward port %d into box %s: %s", port, box.name, problem)
 
     async def close(self) -> None:
         """Let go of every box: what runs in one goes on, and a later keeper finds it."""

@@ -81,7 +81,7 @@ async def recover(life: Life, records: Records, roamer: Roamer) -> None:
                     kept=True,
                     wish=Wish(sealed=record.sealed),
                 )
-                await life.restore(box, record)
+                await life.configuration.restore(box, record)
             else:
                 records.forget(record.name)
         except Exception:

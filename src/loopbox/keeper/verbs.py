@@ -164,11 +164,13 @@ class Verbs:
                     f"cannot apply egress policy `{policy}`: there is no such policy",
                     hint=f"one of {', '.join(_POLICIES)}",
                 )
-            self._life.set_egress(box, policy)
-        await self._life.set_admission(box, anyone=settings.admit == "anyone")
-        await self._life.set_forward(box, (*settings.forward, *_ports(fields.get("forward", ""))))
+            self._life.configuration.set_egress(box, policy)
+        await self._life.configuration.set_admission(box, anyone=settings.admit == "anyone")
+        await self._life.configuration.set_forward(
+            box, (*settings.forward, *_ports(fields.get("forward", "")))
+        )
         if fields.get("keep") == "1":
-            self._life.keep(box)
+            self._life.configuration.keep(box)
 
     def _way_in(self, box: HeldBox, *, made: bool) -> Reply:
         descriptors = {"net": box.namespaces.net, "mnt": box.namespaces.mnt}
