@@ -69,6 +69,7 @@ def test_version(idle: Sandbox) -> None:
         ("stop shop", "did you mean: loopbox down"),
         ("sh -c true", "to run a program in a box: loopbox run -- sh"),
         ("run --nam shop -- true", "did you mean: --name"),
+        ("shell shop make", "to run a command in a box: loopbox exec shop -- make"),
         ("exec --zzz shop -- true", "see: loopbox exec --help"),
     ],
 )
@@ -216,13 +217,29 @@ def test_from_a_directory_that_is_gone(sandbox: Sandbox, tmp_path: Path) -> None
     assert "fault of loopbox" not in said.stderr
 
 
+def test_words_of_click_stay_on_one_line(idle: Sandbox) -> None:
+    """Its lists of choices come with line ends and tabs, which would be escaped."""
+    said = idle("completion").stderr.splitlines()
+
+    assert "hint: see: loopbox completion --help" == said[1]
+    assert said[0].endswith("'{bash|zsh|fish}'. Choose from: bash, zsh, fish")
+
+
+def test_directories_are_shown_from_home(sandbox: Sandbox) -> None:
+    """As a prompt has them; JSON has the whole path."""
+    sandbox.ok("run", "--keep", "--", "true")
+
+    assert "  ~/shop\n" in sandbox.ok("ls")
+    assert str(sandbox.project) == sandbox.json("ls")["boxes"][0]["directory"]
+
+
 @pytest.mark.parametrize("words", [("--json", "ls"), ("--help",), ("classify", "127.0.0.1")])
 def test_full_disk_behind_stdout_is_told(idle: Sandbox, words: tuple[str, ...]) -> None:
     """It is the disk's fault and not ours."""
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [COMMAND, *words], env=idle.env, cwd=idle.project, stdin=subprocess.DEVNULL,
-            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+            [COMMAND, *words], env={**idle.env, "PYTHONUNBUFFERED": ""}, cwd=idle.project,
+            stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, text=True, check=False,
         )  # fmt: skip
 
     assert (1, "loopbox: cannot write the output: No space left on device\n") == (

@@ -39,6 +39,7 @@ def test_exit_is_the_programs_own(sandbox: Sandbox, script: str, status: int) ->
     ("words", "status", "said"),
     [
         (("run", "--", "no-such-program"), 127, "no such command"),
+        (("run", "--", ""), 127, "its name is empty"),
         (("run", "--", "/etc"), 126, "it is a directory"),
         (("run", "--", "/etc/passwd"), 126, "Permission denied"),
         (("run",), 2, "no command is given"),

@@ -129,6 +129,8 @@ class _Commands(click.Group):
 
 def _hint_for(word: str) -> str:
     """What was meant by a command that does not exist."""
+    if not word.strip():
+        return "see: loopbox --help"
     import difflib  # noqa: PLC0415
     import shutil  # noqa: PLC0415
 
@@ -198,12 +200,13 @@ def main(arguments: list[str]) -> int:
         return 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader (head, less) has gone: that is its right, and no error of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go_of_stdout()
         return 0
     except Exception as error:
         if os.environ.get("LOOPBOX_DEBUG") == "1":
             raise
         if isinstance(error, OSError) and error.filename is None and error.errno in _FULL:
+            _let_go_of_stdout()
             return complain(
                 HostError(f"cannot write the output: {error.strerror}", code="output"),
                 as_json=False,  # that would go the same way
@@ -217,6 +220,11 @@ def main(arguments: list[str]) -> int:
             as_json=as_json,
         )
     return outcome if isinstance(outcome, int) else 0
+
+
+def _let_go_of_stdout() -> None:
+    """What is still buffered goes nowhere, or the interpreter would fail once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _own_part(arguments: list[str]) -> list[str]:
@@ -238,7 +246,8 @@ def _flags_behind(arguments: list[str]) -> list[str]:
 
 
 def _lower_first(text: str) -> str:
-    text = text.rstrip(".")
+    """click's words as ours: on one line, without capital and full stop."""
+    text = " ".join(text.split()).rstrip(".")
     return text[:1].lower() + text[1:]
 
 

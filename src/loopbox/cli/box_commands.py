@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from loopbox.cli import asking
-from loopbox.cli.output import Output, current_output, printable, table
+from loopbox.cli.output import Output, counted, current_output, printable, table
 from loopbox.errors import BoxError, KeeperError
 from loopbox.places import runtime_path
 from loopbox.rules.doors import place_for
@@ -48,8 +48,8 @@ def render_box(out: Output, box: dict[str, Any]) -> str:
         from loopbox.cli import lab_shown  # noqa: PLC0415
 
         lines += [f"  {printable(line)}" for line in lab_shown.lines_of(box)]
-    count = len(box["processes"])
-    lines.append(f"  {count} process{'' if count == 1 else 'es'}{', kept' if box['kept'] else ''}")
+    count = counted(len(box["processes"]), "process")
+    lines.append(f"  {count}{', kept' if box['kept'] else ''}")
     lines += [f"  problem: {printable(problem)}" for problem in box.get("problems", [])]
     return "\n".join(lines)
 
@@ -64,7 +64,7 @@ def show_here() -> None:
             raise
         if out.json:
             raise
-        click.echo("no box is up for this directory")
+        out.say("no box is up for this directory")
         out.hint("start one: loopbox run -- CMD    (all commands: loopbox --help)")
         return
     _fill_labs([box])
@@ -78,6 +78,12 @@ def _fill_labs(boxes: list[dict[str, Any]]) -> None:
 
         up = {box["name"] for box in boxes} if len(boxes) > 1 else asking.names_up()
         lab_shown.fill(boxes, up=up)
+
+
+def _from_home(path: str) -> str:
+    """`~/shop`, as a shell's prompt has it."""
+    home = os.path.expanduser("~").rstrip("/")
+    return f"~{path[len(home) :]}" if home and f"{path}/".startswith(f"{home}/") else path
 
 
 @click.command()
@@ -110,7 +116,7 @@ def ls() -> None:
                 )
                 or "-",
                 str(len(box["processes"])),
-                box["directory"],
+                _from_home(box["directory"]),
             )
             for box in boxes
         ]
@@ -307,7 +313,8 @@ def prune() -> None:
 
     def render() -> str:
         out.say(
-            f"removed {len(gone['boxes'])} boxes and forgot {len(gone['names'])} names"
+            f"removed {counted(len(gone['boxes']), 'box')} and "
+            f"forgot {counted(len(gone['names']), 'name')}"
             + (f": {', '.join(gone['boxes'])}" if gone["boxes"] else "")
         )
         return ""

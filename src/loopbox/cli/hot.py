@@ -141,6 +141,12 @@ def _near_option(option: str, verb: str) -> str | None:
 
 def _plain_words(command: _Command) -> list[str]:
     if command.verb == "shell":
+        if command.words:
+            box = command.values.get("box", "NAME")
+            raise UsageError(
+                f"cannot open a shell with `{command.words[0]}`: it takes a box's name alone",
+                hint=f"to run a command in a box: loopbox exec {box} -- {command.words[0]}",
+            )
         return [_shell()]
     if not command.words:
         raise _no_command(command)
@@ -247,7 +253,7 @@ def _become(words: list[str], command: _Command) -> NoReturn:
                 if os.path.isdir(candidate):
                     cause = "it is a directory"
         except ValueError:
-            cause = "an argument holds a NUL character"
+            cause = "an argument holds a NUL character" if program else "its name is empty"
     code = "command-not-found" if status == _NOT_FOUND else "not-executable"
     tell(LoopboxError(f"cannot run `{program}`: {cause}", code=code), as_json=command.json)
     os._exit(status)

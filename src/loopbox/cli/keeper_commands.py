@@ -13,7 +13,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from loopbox.cli import asking
-from loopbox.cli.output import current_output, table
+from loopbox.cli.output import counted, current_output, table
 from loopbox.errors import KeeperError, UsageError
 from loopbox.places import RUNTIME_ENTRIES, STATE_ENTRIES, runtime_path, state_path
 
@@ -87,7 +87,11 @@ def stop() -> None:
     if not found["stopped"]:
         out.say("no keeper was running")
     elif found["boxes"]:
-        out.say(f"the keeper has ended; {len(found['boxes'])} boxes go on without it")
+        count = len(found["boxes"])
+        out.say(
+            f"the keeper has ended; {counted(count, 'box')} "
+            f"{'goes' if count == 1 else 'go'} on without it"
+        )
 
 
 def _wait_until_gone() -> None:
@@ -134,9 +138,8 @@ def uninstall() -> None:
         removed += [path] if gone else []
         left += foreign
     out.emit({"boxes": boxes, "removed": removed, "left": left}, lambda: "")
-    out.say(
-        f"ended {len(boxes)} boxes; removed {', '.join(removed) or 'no files: there were none'}"
-    )
+    files = ", ".join(removed) or "no files: there were none"
+    out.say(f"ended {counted(len(boxes), 'box')}; removed {files}")
     for path in left:
         out.say(f"left `{path}`: loopbox did not make it")
 

@@ -32,6 +32,7 @@ __all__ = [
     "add_global_options",
     "columns",
     "complain",
+    "counted",
     "current_output",
     "printable",
     "table",
@@ -107,6 +108,12 @@ def table(rows: Iterable[Sequence[str]], *, header: Sequence[str]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in cells
     )
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 box`, `2 boxes`."""
+    ending = "" if number == 1 else "es" if thing.endswith(("s", "x")) else "s"
+    return f"{number} {thing}{ending}"
 
 
 def current_output() -> Output:

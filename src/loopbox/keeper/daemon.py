@@ -91,6 +91,7 @@ async def serve(setup: Setup, *, ready: Callable[[], None]) -> None:
         )
         server = ControlServer(setup.runtime_fd, answer=verbs.answer)
         await recover(life, records, roamer)
+        await files.lay_over_all()
         server.start()
         stack.push_async_callback(server.close)
         log.info("serving, pid %d, %d boxes taken over", os.getpid(), len(life.boxes))

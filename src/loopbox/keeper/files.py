@@ -107,15 +107,19 @@ class PrivateFiles:
                 return
             self._write(self.shared)
             self.laid += 1
-            await self._roamer.rebind(
-                [
-                    (box.namespaces.mnt, self.of(box.name) or self.shared)
-                    for box in self._boxes()
-                    if not box.going and box.namespaces.mnt >= 0
-                ]
-            )
+            await self.lay_over_all()
             self._seen, self._failure = seen, ""
             log.info("the host changed its name files: the boxes' were laid anew")
+
+    async def lay_over_all(self) -> None:
+        """Lay the files over the host's in every box there is."""
+        boxes = [
+            (box.namespaces.mnt, self.of(box.name) or self.shared)
+            for box in self._boxes()
+            if not box.going and box.namespaces.mnt >= 0
+        ]
+        if self._roamer is not None and boxes:
+            await self._roamer.rebind(boxes)
 
     async def _follow(self) -> None:
         while True:

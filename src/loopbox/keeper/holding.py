@@ -60,6 +60,25 @@ class HeldBox:
     going: bool = False
     """True once its unmaking has begun: nobody enters any more."""
 
+    @classmethod
+    def taken_over(
+        cls, record: Record, found: Reopened, *, group: int, address: IPv4Address
+    ) -> HeldBox:
+        """The box of an earlier keeper, before what was asked of it is asked again."""
+        return cls(
+            name=record.name,
+            group=group,
+            address=address,
+            directory=record.directory,
+            created=record.created,
+            namespaces=found.namespaces,
+            kept=record.kept,
+            sealed=record.sealed,
+            way_out=found.way_out,
+            counters=found.counters,
+            problems=() if found.problem is None else (found.problem,),
+        )
+
     @property
     def is_occupied(self) -> bool:
         """Whether something holds the box up besides a wish to keep it."""
@@ -81,6 +100,19 @@ class HeldBox:
             "admits_anyone": self.admits_anyone,
             "sealed": self.sealed,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Reopened:
+    """What one visit to a box that lives gives a keeper that did not make it."""
+
+    namespaces: Namespaces
+    way_out: WayOutSockets | None
+    problem: str | None
+    """Why it has no way out."""
+    counters: tuple[int, ...]
+    listeners: tuple[ListeningSocket, ...]
+    """What listens in it, the keeper's own sockets with it."""
 
 
 @dataclass(frozen=True, slots=True)

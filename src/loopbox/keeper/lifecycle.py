@@ -26,7 +26,7 @@ from loopbox.keeper.census import Census
 from loopbox.keeper.configuration import Configuration
 from loopbox.keeper.files import PrivateFiles
 from loopbox.keeper.frontdoor import DoorBox, FrontDoor
-from loopbox.keeper.holding import HeldBox, Record
+from loopbox.keeper.holding import HeldBox, Record, Reopened
 from loopbox.keeper.known import Known
 from loopbox.keeper.records import Records
 from loopbox.keeper.relay import Relay
@@ -38,10 +38,8 @@ from loopbox.kernel.limits import demand_descriptors
 from loopbox.kernel.making import (
     ORDINARY,
     Wish,
-    equip_anew,
     make_ready,
 )
-from loopbox.kernel.namespaces import Namespaces, open_counters
 from loopbox.kernel.sockets import ListeningSocket, listening_here
 
 log = logging.getLogger("loopbox.life")
@@ -247,7 +245,9 @@ class Life:
 
     async def look(self, box: HeldBox) -> None:
         """Bring the front door of a box in line with what listens in it."""
-        found = await self.listeners_of(box)
+        await self._show(box, await self.listeners_of(box))
+
+    async def _show(self, box: HeldBox, found: tuple[ListeningSocket, ...]) -> None:
         if box.going:
             return
         box.doors = await self._front_door.show(self._door_box(box), found)
@@ -318,45 +318,28 @@ class Life:
 
     # -- recovery -----------------------------------------------------------------------------
 
-    async def adopt(self, record: Record, namespaces: Namespaces, pids: list[int]) -> None:
-        """Take over a box whose processes live; `namespaces` are ours from here on."""
+    async def adopt(self, record: Record, found: Reopened, pids: list[int]) -> None:
+        """Take over a box whose processes live; all that was found is ours from here on."""
+        group = self._next_group()
+        address = self._known.take(record.name, record.address)
         async with AsyncExitStack() as undo:
-            undo.callback(namespaces.close)
-            net, group = namespaces.net, self._next_group()
-            address = self._known.take(record.name, record.address)
+            undo.callback(found.namespaces.close)
+            undo.callback(_close_all, found.counters)
             undo.callback(self._known.give_back, address)
-            way_out, problem = await self._roamer.inside(
-                net, functools.partial(equip_anew, sealed=record.sealed)
-            )
-            box = HeldBox(
-                name=record.name,
-                group=group,
-                address=address,
-                directory=record.directory,
-                created=record.created,
-                namespaces=namespaces,
-                kept=record.kept,
-                sealed=record.sealed,
-                way_out=way_out,
-                problems=() if problem is None else (problem,),
-            )
+            box = HeldBox.taken_over(record, found, group=group, address=address)
             undo.callback(self._way_out.close, group)
             # Before anything leaves the box: what was denied stays denied.
             await self.configuration.restore(box, record)
-            if way_out is not None:
-                await self._way_out.open(group, net, way_out)
-            box.counters = await self._roamer.inside(net, open_counters)
-            undo.callback(_close_all, box.counters)
-            await self._roamer.rebind(
-                [(namespaces.mnt, self._files.of(box.name) or self._files.shared)]
-            )
+            if found.way_out is not None:
+                await self._way_out.open(group, box.namespaces.net, found.way_out)
             self.boxes[box.name] = box
             undo.pop_all()
         if not any(self.census.admit(box, pid) for pid in pids):
             self.census.doubt(box)
         if Record.parse(box.record()) != record:
             self._records.save(box)
-        await self.look(box)
+        hidden = self._way_out.own_inodes(group)
+        await self._show(box, tuple(one for one in found.listeners if one.inode not in hidden))
         log.info("took box %s over from an earlier keeper", box.name)
 
     async def close(self) -> None:

@@ -14,26 +14,29 @@ Example::
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 from collections.abc import Iterable
 
-from loopbox.keeper.holding import Record
+from loopbox.keeper.holding import Record, Reopened
 from loopbox.keeper.lifecycle import Life
 from loopbox.keeper.records import Records
 from loopbox.keeper.roam import Roamer
 from loopbox.kernel import nft
-from loopbox.kernel.making import Wish
+from loopbox.kernel.making import Wish, equip_anew
 from loopbox.kernel.namespaces import (
     Namespaces,
     inode_of,
     is_network_of,
     keeper_namespace_of,
     network_cookie,
+    open_counters,
     open_namespace,
     owner_of,
 )
 from loopbox.kernel.processes import members
+from loopbox.kernel.sockets import listening_here
 
 log = logging.getLogger("loopbox.recovery")
 
@@ -71,9 +74,9 @@ async def recover(life: Life, records: Records, roamer: Roamer) -> None:
     async def take(record: Record) -> None:
         pids = alive.get(record.inode, [])
         try:
-            namespaces = await _reopen(record, pids, roamer)
-            if namespaces is not None:
-                await life.adopt(record, namespaces, pids)
+            reopened = await _reopen(record, pids, roamer)
+            if reopened is not None:
+                await life.adopt(record, reopened, pids)
             elif record.kept:
                 box, _made = await life.get_or_make(
                     record.name,
@@ -87,26 +90,48 @@ async def recover(life: Life, records: Records, roamer: Roamer) -> None:
         except Exception:
             log.exception("cannot take box %s over", record.name)
 
-    # Side by side: a box waits for the roaming thread six times, on a busy machine for long.
+    # Side by side: a box waits for the roaming thread, on a busy machine for long.
     await asyncio.gather(*map(take, found))
 
 
-async def _reopen(record: Record, pids: list[int], roamer: Roamer) -> Namespaces | None:
+async def _reopen(record: Record, pids: list[int], roamer: Roamer) -> Reopened | None:
+    """All that one visit of the roaming thread gives of a box that lives, or None."""
     net = _open_network(record.inode, pids)
     if net is None:
         return None
+
+    mnt = None
     try:
-        if await roamer.inside(net, network_cookie) != record.cookie:
-            os.close(net)
-            return None
         mnt = _open_mounts(record.mounts, pids)
         if mnt is None:
             mnt = await roamer.copy_mounts()
+        namespaces = Namespaces(net, mnt, record.inode, record.cookie)
+        found = await roamer.inside(net, functools.partial(_visit, record, namespaces))
     except OSError as error:
         log.info("what looked like box %s is not ours: %s", record.name, error)
-        os.close(net)
+        found = None
+    if found is None:
+        for fd in (net, mnt):
+            if fd is not None:
+                os.close(fd)
+    return found
+
+
+def _visit(record: Record, namespaces: Namespaces) -> Reopened | None:
+    """Inside the box, once: every visit costs the roaming thread two ways and two wakings."""
+    if network_cookie() != record.cookie:
         return None
-    return Namespaces(net, mnt, record.inode, record.cookie)
+    way_out, problem = equip_anew(sealed=record.sealed)
+    counters: tuple[int, ...] = ()
+    try:
+        counters = open_counters()
+        return Reopened(namespaces, way_out, problem, counters, tuple(listening_here()))
+    except BaseException:
+        for fd in counters:
+            os.close(fd)
+        if way_out is not None:
+            way_out.close()
+        raise
 
 
 def _open_network(inode: int, pids: Iterable[int]) -> int | None:
