@@ -400,6 +400,10 @@ CASES = {
             "table inet u { chain c { type filter hook input priority 0; policy drop; }; }"),
         "0.0.0.0", {}, dial(), "blocked", False,
     ),
+    "dormant-table": (
+        nft(chain().replace("table inet t {", "table inet t { flags dormant;")),
+        "0.0.0.0", {}, dial(), "lan", True,
+    ),
     "goto-and-policy": (
         nft(chain("goto other", policy="accept", extra="chain other {\n tcp dport 22 drop\n }")),
         "0.0.0.0", {}, dial(), "lan", True,
