@@ -158,11 +158,11 @@ CASES = {
     ),
     "count-of-connections": (
         nft(chain(f"tcp dport {PORT} ct count over 20 reject", policy="accept")),
-        "0.0.0.0", {}, dial(), "unknown", True,
+        "0.0.0.0", {}, dial(), "lan", True,
     ),
     "quota": (
         nft(chain(f"tcp dport {PORT} quota over 10 mbytes drop", policy="accept")),
-        "0.0.0.0", {}, dial(), "unknown", True,
+        "0.0.0.0", {}, dial(), "lan", True,
     ),
     "meter": (
         nft(
@@ -171,7 +171,7 @@ CASES = {
                 policy="accept",
             )
         ),
-        "0.0.0.0", {}, dial(), "unknown", True,
+        "0.0.0.0", {}, dial(), "lan", True,
     ),
     "vmap-of-pairs": (
         nft(chain(f"ip saddr . tcp dport vmap {{ {PEER4} . {PORT} : accept }}")),
@@ -358,6 +358,29 @@ CASES = {
         iptables("-A INPUT -m rt --rt-type 0 -j DROP", program="ip6tables"),
         "::", {"v6only": 1}, dial(HOST6), "lan", True,
     ),
+    "ufw-limit": (
+        iptables(
+            "-A INPUT -p tcp -m conntrack --ctstate NEW -m recent --set --name DEFAULT",
+            "-A INPUT -p tcp -m conntrack --ctstate NEW -m recent --update --seconds 30"
+            " --hitcount 6 --name DEFAULT -j REJECT",
+            f"-A INPUT -p tcp --dport {PORT} -j ACCEPT", "-P INPUT DROP",
+        ),
+        "0.0.0.0", {}, dial(), "lan", True,
+    ),
+    "firewalld": (
+        nft(
+            "table inet firewalld { chain ok { tcp dport 22 accept; }; chain public { jump ok;"
+            f" tcp dport {PORT} ct state {{ new, untracked }} accept;"
+            " meta l4proto { icmp, ipv6-icmp } accept; }; chain zones { goto public; };"
+            " chain pre { type filter hook prerouting priority -140;"
+            " meta nfproto ipv6 fib saddr . mark . iif oif missing drop; };"
+            " chain c { type filter hook input priority 10;"
+            " ct state { established, related } accept; ct status dnat accept;"
+            ' iifname "lo" accept; ct state invalid drop; jump zones;'
+            " reject with icmpx admin-prohibited; }; }"
+        ),
+        "::", {"v6only": 0}, dial(HOST6), "lan", True,
+    ),
     "ttl": (iptables("-A INPUT -m ttl --ttl-lt 5 -j DROP"), "0.0.0.0", {}, dial(), "lan", True),
     "legacy-drop": (
         iptables("-A INPUT -p tcp -j DROP", program="iptables-legacy"),
@@ -376,6 +399,10 @@ CASES = {
         nft(chain(f"tcp dport {PORT} accept", policy="accept", priority="-10"),
             "table inet u { chain c { type filter hook input priority 0; policy drop; }; }"),
         "0.0.0.0", {}, dial(), "blocked", False,
+    ),
+    "dormant-table": (
+        nft(chain().replace("table inet t {", "table inet t { flags dormant;")),
+        "0.0.0.0", {}, dial(), "lan", True,
     ),
     "goto-and-policy": (
         nft(chain("goto other", policy="accept", extra="chain other {\n tcp dport 22 drop\n }")),

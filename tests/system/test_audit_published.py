@@ -51,6 +51,12 @@ CASES = {
 }  # fmt: skip
 
 
+EVERY_PORT = ["iptables", "-t", "nat", "-A", "PREROUTING", "-d", HOST4, "-j", "DNAT",
+              "--to-destination", CONTAINER]  # fmt: skip
+BY_CHAIN = ["iptables", "-t", "nat", "-A", "PREROUTING", "-p", "tcp", "--dport", "8080",
+            "-j", "WEB"]  # fmt: skip
+
+
 @pytest.fixture
 def lan():
     """A host on a LAN, with a container that serves port 80."""
@@ -86,3 +92,28 @@ def test_published_ports(lan, name):
     assert gets_through == lan.peer.do(any_connection, [HOST4], 8080)
     assert all((entry.listener.port, entry.listener.inode) == (8080, 0) for entry in found)
     assert all(CONTAINER in entry.verdict.evidence[0] for entry in found)
+
+
+@pytest.mark.parametrize(
+    ("commands", "dialled", "ports"),
+    [
+        ([EVERY_PORT], 80, {0}),
+        (["iptables -t nat -N WEB",
+          f"iptables -t nat -A WEB -p tcp -j DNAT --to-destination {CONTAINER}:80", BY_CHAIN],
+         8080, {8080}),
+        (["iptables -P FORWARD DROP", "iptables -A FORWARD -p tcp --sport 20:53 -j ACCEPT",
+          "iptables -A FORWARD -i docker0 -j ACCEPT", DNAT], None, {8080}),
+    ],
+    ids=["every-port", "port-named-by-the-jump", "by-source-port"],
+)  # fmt: skip
+def test_translations_that_are_easily_overlooked(lan, commands, dialled, ports):
+    """No port at all, the port in the rule that jumps, a port of the sender's choice."""
+    lan.host.sysctl("ipv4/ip_forward", 1)
+    for command in commands:
+        lan.host.run(command)
+    seen = lan.host.do(read_firewall)
+
+    found = published(View(lan.host.do(read_network), seen.ruleset))
+
+    assert ports == {entry.listener.port for entry in found if entry.listener.protocol == "tcp"}
+    assert dialled is None or lan.peer.do(any_connection, [HOST4], dialled)

@@ -63,7 +63,7 @@ def read_firewall(*, ours_counts: bool = True) -> SeenFirewall:
         tables = []  # a kernel without nftables; iptables-legacy is asked all the same
     ours = {(1, nft.TABLE)}
     legacy = _legacy()
-    if not set(tables) - (set() if ours_counts else ours):
+    if not {table[:2] for table in tables} - (set() if ours_counts else ours):
         return SeenFirewall(legacy)
     text = _output(["nft", "-j", "list", "ruleset"])
     if text is None:
@@ -74,6 +74,9 @@ def read_firewall(*, ours_counts: bool = True) -> SeenFirewall:
     except ValueError as error:
         gap = f"what nft printed cannot be read ({error})"
         return SeenFirewall(replace(legacy, gaps=(gap,)), problem=gap)
+    asleep = {(_FAMILIES.get(family, ""), name) for family, name, flags in tables if flags & 1}
+    awake = tuple(one for one in ruleset.chains if (one.family, one.table) not in asleep)
+    ruleset = replace(ruleset, chains=awake)  # a dormant table's chains see nothing
     if any(chain.device == UNKNOWN for chain in ruleset.chains):
         ruleset = ruleset.hung_on(_devices())
     if has_extensions(text):
@@ -132,12 +135,17 @@ def _legacy() -> Ruleset:
     return ruleset
 
 
-def _tables() -> list[tuple[int, str]]:
-    """(family number, name) of every nftables table; PermissionError without CAP_NET_ADMIN."""
-    return [
-        (payload[0], text_of(parse_attributes(payload[4:]).get(1, b"")))
-        for payload in _dumped(_GET_TABLES)
-    ]
+def _tables() -> list[tuple[int, str, int]]:
+    """(family number, name, flags) of every nftables table; PermissionError without privilege.
+
+    Flag 1 is NFT_TABLE_F_DORMANT, which the JSON of nft 1.0.6 misspells.
+    """
+    found = []
+    for payload in _dumped(_GET_TABLES):
+        body = parse_attributes(payload[4:])
+        flags = int.from_bytes(body.get(2, b"")[:4], "big")
+        found.append((payload[0], text_of(body.get(1, b"")), flags))
+    return found
 
 
 def _devices() -> dict[tuple[str, str, str], tuple[str, ...]]:

@@ -254,6 +254,8 @@ def _fix(listener: ListeningSocket, verdict: Verdict, tool: Tool | None, where: 
         return (
             "look at the rule the evidence names; bound to 127.0.0.1 it is safe whatever that does"
         )
+    if verdict.cause == "published" and listener.port == 0:
+        return "translate only the ports that are meant"
     if verdict.cause == "published":
         return f"publish it on loopback only: -p 127.0.0.1:{listener.port}:PORT"
     if verdict.cause == "nat":

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from loopbox.rules.addressing import text_of
 from loopbox.rules.audit.paths import LEVELS, Way, Ways, first_packet, forwards
-from loopbox.rules.audit.samples import Samples, samples
+from loopbox.rules.audit.samples import Samples, leading_rules, named_ports, samples
 from loopbox.rules.audit.view import Verdict, View
 from loopbox.rules.firewall.evaluate import outcomes
 from loopbox.rules.firewall.model import Packet, Range, Rule
@@ -27,6 +27,8 @@ from loopbox.rules.network import ListeningSocket
 _PROTOCOLS = {6: "tcp", 17: "udp"}
 _WIDEST = 16
 """Ports of one published range that are looked at."""
+_ANY = 40079
+"""From here on a port is looked for that no rule names: it stands for every port."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +41,22 @@ class Published:
 
 def published(view: View) -> list[Published]:
     """Every port from which packets of others are carried on to another device."""
-    rules = [
-        rule for chain in view.ruleset.chains for rule in chain.rules if rule.action.kind == "dnat"
-    ]
+    rules = leading_rules(view.ruleset, lambda action: action.kind == "dnat")
     if not rules:
         return []
     ways = Ways(view.network, is_box=view.is_box)
     told = samples(view.ruleset)
     best: dict[tuple[str, int, int], Published] = {}
-    for protocol, port in dict.fromkeys(_announced(rules)):
+    plain = _plain_port(rules)
+    asked = [*_announced(rules), *((number, plain) for number in _PROTOCOLS)]
+    for protocol, port in dict.fromkeys(asked):
         for version in (4, 6):
             local = [a for a in told.targets[version] if ways.kind_of(a) == "local"]
             places = (*ways.local_targets(version), *local)
             for way in ways.into(version, told.sources[version], places):
                 found = _carried(view, ways, way, (protocol, port), told)
+                if found is not None and port == plain:
+                    found = _of_every_port(found)
                 key = (_PROTOCOLS[protocol], port, version)
                 if found is not None and _rank(found) > _rank(best.get(key)):
                     best[key] = found
@@ -61,18 +65,31 @@ def published(view: View) -> list[Published]:
 
 def _announced(rules: list[Rule]) -> Iterator[tuple[int, int]]:
     """(protocol number, port) that the translating rules name."""
-    for rule in rules:
-        ports = [v for m in rule.matches if m.field == "dport" for v in m.values]
-        ports += rule.action.named
+    pairs = [(rule, value) for rule in rules for value in named_ports(rule)]
+    for rule, value in pairs:
         protocols = [v for m in rule.matches if m.field == "protocol" for v in m.values]
-        for value in ports:
-            if not isinstance(value, Range):
-                continue
-            for port in range(value.low, min(value.high, value.low + _WIDEST - 1) + 1):
-                for number in _PROTOCOLS:
-                    named = [p for p in protocols if isinstance(p, Range)]
-                    if not named or any(p.low <= number <= p.high for p in named):
-                        yield number, port
+        named = [p for p in protocols if isinstance(p, Range)]
+        for port in range(value.low, min(value.high, value.low + _WIDEST - 1) + 1):
+            for number in _PROTOCOLS:
+                if not named or any(p.low <= number <= p.high for p in named):
+                    yield number, port
+
+
+def _plain_port(rules: list[Rule]) -> int:
+    """A port that no translating rule names: what becomes of it becomes of every other."""
+    ranges = [value for rule in rules for value in named_ports(rule)]
+    ports = (port for port in range(_ANY, 1 << 16))
+    return next((p for p in ports if not any(v.low <= p <= v.high for v in ranges)), _ANY)
+
+
+def _of_every_port(found: Published) -> Published:
+    """Told as port 0: the translation asks for no port."""
+    listener = replace(found.listener, port=0)
+    told = found.verdict.evidence[0].replace(
+        f"port {found.listener.port} on to", "every port on to", 1
+    )
+    verdict = replace(found.verdict, evidence=(told, *found.verdict.evidence[1:]))
+    return Published(listener, verdict)
 
 
 def _carried(

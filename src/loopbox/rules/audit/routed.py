@@ -22,6 +22,7 @@ from loopbox.rules.addressing import text_of
 from loopbox.rules.audit.findings import Finding, finding
 from loopbox.rules.audit.hooks import doubt
 from loopbox.rules.audit.paths import CLIENT_PORT, Way, Ways, first_packet, forwards
+from loopbox.rules.audit.samples import samples
 from loopbox.rules.audit.view import Verdict, View
 from loopbox.rules.firewall.evaluate import outcomes
 from loopbox.rules.firewall.model import Outcome, Packet, Range, Rule
@@ -83,6 +84,7 @@ class _Search:
         inner = {link.index for link in self.ways.inner}
         self._outer = [link for link in self.ways.outside if link.index not in inner]
         self._rules = [rule for chain in view.ruleset.chains for rule in chain.rules]
+        self._sports = samples(view.ruleset).sports
         named = [value for rule in self._rules for value in _ranges(rule, "dport")]
         free = [port for port in _PLAIN_PORTS if not any(v.low <= port <= v.high for v in named)]
         self.plain = tuple(free[:1])
@@ -143,7 +145,9 @@ class _Search:
     def _carried(self, way: Way, inner: Link, protocol: int, port: int) -> _Passage | None:
         """What becomes of one packet; None when it or its answer is dropped, or translated."""
         rules, kind_of = self._view.ruleset, self.ways.kind_of
-        going: list[Outcome] = [Outcome("accept", first_packet(way, protocol, port))]
+        going = [
+            Outcome("accept", first_packet(way, protocol, port, sport)) for sport in self._sports
+        ]
         for hook in ("ingress", "prerouting", "forward"):
             going = [
                 replace(
@@ -165,6 +169,7 @@ class _Search:
             iif=inner.name,
             oif=way.link.name,
             state="established",
+            flags=0x12,
         )
         ends = outcomes(rules, "forward", answer, kind_of)
         back = [end for end in ends if end.verdict == "accept"]

@@ -71,19 +71,7 @@ class Translated:
 
 def translated_here(ruleset: Ruleset, is_local: Callable[[Address], bool]) -> Translated | None:
     """Ports and targets that rules may translate to this device itself; None: no rule does."""
-    leading: set[tuple[str, str, str]] = set()
-    found: list[Rule] = []
-    chains = [chain for chain in ruleset.chains if chain.hook not in _LATER]
-    while True:  # a jump leads to a translation if the chain it enters does
-        before = len(leading)
-        found = []
-        for chain in chains:
-            hits = [rule for rule in chain.rules if _leads(chain, rule.action, leading, is_local)]
-            if hits:
-                leading.add(chain.key)
-                found += hits
-        if len(leading) == before:
-            break
+    found = leading_rules(ruleset, lambda action: _translates_here(action, is_local))
     if not found:
         return None
     ports: set[int] = set()
@@ -99,6 +87,22 @@ def translated_here(ruleset: Ruleset, is_local: Callable[[Address], bool]) -> Tr
     return Translated(usable, tuple(sorted(targets, key=lambda one: (one.version, int(one)))))
 
 
+def leading_rules(ruleset: Ruleset, is_wanted: Callable[[Action], bool]) -> list[Rule]:
+    """Rules whose action is wanted, and those that jump to where such a rule may be met."""
+    leading: set[tuple[str, str, str]] = set()
+    chains = [chain for chain in ruleset.chains if chain.hook not in _LATER]
+    while True:
+        before = len(leading)
+        found: list[Rule] = []
+        for chain in chains:
+            hits = [rule for rule in chain.rules if _leads(chain, rule.action, leading, is_wanted)]
+            if hits:
+                leading.add(chain.key)
+                found += hits
+        if len(leading) == before:
+            return found
+
+
 _LATER = ("input", "forward", "output", "postrouting", "egress")
 
 
@@ -106,17 +110,27 @@ def _leads(
     chain: Chain,
     action: Action,
     leading: set[tuple[str, str, str]],
-    is_local: Callable[[Address], bool],
+    is_wanted: Callable[[Action], bool],
 ) -> bool:
-    """Whether an action may translate a packet to this device."""
+    """Whether an action is wanted, or may lead to one that is."""
     if action.kind in ("jump", "goto"):
         return (chain.family, chain.table, action.chain) in leading
+    ways = (then for _values, then in action.ways)
+    return is_wanted(action) or any(_leads(chain, then, leading, is_wanted) for then in ways)
+
+
+def _translates_here(action: Action, is_local: Callable[[Address], bool]) -> bool:
     if action.kind in ("redirect", "tproxy") or action.is_open:
         return True
     if action.kind in ("dnat", "rewrite"):
         places = [address for address, _port in action.choices] or [action.address]
         return any(place is None or is_local(place) for place in places)
-    return any(_leads(chain, then, leading, is_local) for _values, then in action.ways)
+    return False
+
+
+def named_ports(rule: Rule) -> Iterator[Range]:
+    """The ports a rule compares with, in its matches and its maps."""
+    return (value for name, value in _compared_values(rule) if name == "dport")
 
 
 def _usable(numbers: dict[int, set[int]]) -> dict[int, tuple[Address, ...]]:

@@ -53,6 +53,13 @@ _AT_WILL = frozenset(
 """Options about what a sender sets as it likes."""
 _REVERSE_PATH = frozenset({"--loose", "--validmark", "--accept-local", "--invert"})
 """Options of -m rpfilter."""
+_RECENT = frozenset(
+    {"--set", "--update", "--rcheck", "--remove", "--seconds", "--reap", "--hitcount", "--rttl",
+     "--name", "--mask", "--rsource", "--rdest"}
+)  # fmt: skip
+"""Options of -m recent."""
+_NOW_AND_THEN = ("--hashlimit", "--connlimit")
+"""What options of limits by sender begin with."""
 
 
 def parse_saved(text: str, *, version: int) -> Ruleset:
@@ -115,9 +122,11 @@ def _rule(line: str, table: str, version: int) -> tuple[str, Rule]:
         if option == "-m":
             if values == ["rpfilter"]:
                 matches.append(_way_back(words))
+            elif values == ["recent"]:
+                matches += _recent(words)
             elif values and values[0] not in _SILENT_MODULES:
                 matches.append(Match(UNKNOWN, text=f"-m {values[0]}"))
-        elif option not in _REVERSE_PATH:
+        elif option not in _REVERSE_PATH | _RECENT:
             matches += _match(option, values, negated=negated, version=version)
     return name, Rule(tuple(matches), _action(target, options), text)
 
@@ -150,7 +159,7 @@ def _match(option: str, values: list[str], *, negated: bool, version: int) -> li
         return []
     if option == "--limit-burst":
         return []
-    if option == "--limit" or option in _AT_WILL:
+    if option == "--limit" or option in _AT_WILL or option.startswith(_NOW_AND_THEN):
         return [Match(LIMITED, text=text)]
     if option == "--tcp-flags":
         return [_flags(values, negated=negated, text=text)]
@@ -195,6 +204,16 @@ def _way_back(words: list[str]) -> Match:
     if "--loose" in words:
         return Match("version", (Range(4, 6),), is_inverted, text="-m rpfilter --loose")
     return Match("way_back", ("straight",), is_inverted, text="-m rpfilter")
+
+
+def _recent(words: list[str]) -> list[Match]:
+    """-m recent: notes who came (--set), or tells how often (--hitcount): a limit on senders.
+
+    Without a count it is a list that others may fill, which nobody can tell from here.
+    """
+    if "--set" in words:
+        return []
+    return [Match(LIMITED if "--hitcount" in words else UNKNOWN, text="-m recent")]
 
 
 def _with_dnat(words: list[str], *, negated: bool, text: str) -> list[Match]:

@@ -59,6 +59,8 @@ _VERSIONS = {"ipv4": 4, "ipv6": 6, "ip": 4, "ip6": 6}
 _FAMILY_WORDS = {"ip": 4, "ip6": 6, "icmp": 4, "icmpv6": 6}
 _IGNORED = frozenset({"counter", "log", "comment", "nftrace", "flow", "dup"})
 """Statements that decide nothing at the hooks we look at."""
+_LIMITS = frozenset({"limit", "ct count", "quota", "meter"})
+"""Statements that hold now and then: whoever comes slowly, or first, is on the good side."""
 _VERDICTS = frozenset({"accept", "drop", "return", "continue", "notrack"})
 _FINAL = frozenset({"queue", "fwd", "synproxy", "xt"})
 """Statements nobody can evaluate that may end the packet's way here, or let it in."""
@@ -158,8 +160,8 @@ def _rule(body: dict[str, Any], sets: dict[tuple[str, str, str], Any]) -> list[R
         ((kind, detail),) = statement.items()
         if kind == "match":
             matches += reader.match(detail)
-        elif kind == "limit":
-            matches.append(Match(LIMITED, text="limit"))
+        elif kind in _LIMITS:
+            matches.append(Match(LIMITED, text=kind))
         elif kind in _IGNORED:
             continue
         elif kind == "xt" and isinstance(detail, dict) and detail.get("type") == "match":
