@@ -25,6 +25,11 @@ DAEMONS = ("zebra", "staticd", "bfdd", "ospfd", "bgpd")
 
 HEADER = "frr defaults traditional\nhostname {name}\n"
 
+NO_NEXTHOP_OBJECTS = "!\nno zebra nexthop kernel enable\n"
+"""The kernel drops the nexthop objects of a link that goes down, and zebra (8.4 to 10) goes on
+believing in a group that held one: after each of two parallel links has been cut and mended, routes
+over both are rejected ("Nexthop id does not exist") and never tried again (frr#12239)."""
+
 ROUTER_SYSCTLS: tuple[tuple[str, str], ...] = (
     ("net.ipv4.ip_forward", "1"),
     ("net.ipv6.conf.all.forwarding", "1"),
@@ -124,7 +129,7 @@ def _block(head: str | None, lines: Iterator[str] | list[str]) -> str:
 
 
 def _zebra(lab: Lab, box: LabBox) -> str:
-    blocks = []
+    blocks = [NO_NEXTHOP_OBJECTS]
     for link in lab.links_of(box.name):
         others = ", ".join(end.box for end in link.ends if end.box != box.name)
         lines = [f"description link {link.name} to {others}"]
