@@ -27,7 +27,8 @@
 #endif
 
 struct plan {
-    Py_buffer nft, routes4, routes6;
+    int network;
+    Py_buffer ping, nft, routes4, routes6;
 };
 
 /* The cookie names this network namespace and no other, ever; 0 before Linux 5.14. */
@@ -46,6 +47,43 @@ raise_lo(uint64_t *cookie)
     if (getsockopt(fd, SOL_SOCKET, SO_NETNS_COOKIE, cookie, &length))
         *cookie = 0;
     close(fd);
+    return result;
+}
+
+static int
+write_setting(int directory, const char *name, const char *text, size_t length)
+{
+    int fd = openat(directory, name, O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    ssize_t written = write(fd, text, length);
+    close(fd);
+    return written == (ssize_t)length ? 0 : -1;
+}
+
+/* See tune() in loopbox/kernel/namespaces.py. */
+static int
+tune(const Py_buffer *ping)
+{
+    static const char *const closed[] = {
+        "conf/all/route_localnet", "conf/default/route_localnet", "conf/lo/route_localnet"};
+    int directory = open("/proc/sys/net/ipv4", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (directory < 0)
+        return -1;
+    int result = write_setting(directory, "ip_unprivileged_port_start", "0", 1);
+    if (result == 0)
+        result = write_setting(directory, "ping_group_range", ping->buf, (size_t)ping->len);
+    for (size_t i = 0; result == 0 && i < sizeof closed / sizeof *closed; i++) {
+        char now = '?';
+        int fd = openat(directory, closed[i], O_RDONLY | O_CLOEXEC);
+        if (fd < 0 || read(fd, &now, 1) != 1)
+            result = -1;
+        if (fd >= 0)
+            close(fd);
+        if (result == 0 && now != '0')
+            result = write_setting(directory, closed[i], "0", 1);
+    }
+    close(directory);
     return result;
 }
 
@@ -93,12 +131,17 @@ request_on_new(int protocol, const Py_buffer *first, const Py_buffer *second)
 static int
 make(const struct plan *plan, int *net, uint64_t *cookie)
 {
-    if (unshare(CLONE_NEWNET) || raise_lo(cookie))
+    int entered = plan->network < 0 ? unshare(CLONE_NEWNET) : setns(plan->network, CLONE_NEWNET);
+    if (entered || raise_lo(cookie))
         return -1;
     if ((*net = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC)) < 0)
         return -1;
+    if (plan->ping.len && tune(&plan->ping))
+        return -1;
     if (request_on_new(NETLINK_NETFILTER, &plan->nft, NULL))
         return -1;
+    if (plan->routes4.len == 0) /* sealed: a guard and no way out */
+        return 0;
     return request_on_new(NETLINK_ROUTE, &plan->routes4, &plan->routes6);
 }
 
@@ -109,7 +152,8 @@ loopbox_make_box(PyObject *self, PyObject *args)
     int net = -1;
     uint64_t cookie = 0;
     (void)self;
-    if (!PyArg_ParseTuple(args, "y*y*y*:make_box", &plan.nft, &plan.routes4, &plan.routes6))
+    if (!PyArg_ParseTuple(args, "iy*y*y*y*:make_box", &plan.network, &plan.ping, &plan.nft,
+                          &plan.routes4, &plan.routes6))
         return NULL;
     int result, saved;
     Py_BEGIN_ALLOW_THREADS
@@ -118,6 +162,7 @@ loopbox_make_box(PyObject *self, PyObject *args)
     if (result && net >= 0)
         close(net);
     Py_END_ALLOW_THREADS
+    PyBuffer_Release(&plan.ping);
     PyBuffer_Release(&plan.nft);
     PyBuffer_Release(&plan.routes4);
     PyBuffer_Release(&plan.routes6);

@@ -23,7 +23,14 @@ from functools import cache
 
 from loopbox.errors import HostError
 from loopbox.kernel import nft, syscalls
-from loopbox.kernel.namespaces import Namespaces, inode_of, make_network, open_counters, tune
+from loopbox.kernel.namespaces import (
+    Namespaces,
+    inode_of,
+    make_network,
+    open_counters,
+    ping_range,
+    tune,
+)
 from loopbox.kernel.netlink import Request
 from loopbox.kernel.transparent import (
     WayOutSockets,
@@ -66,13 +73,11 @@ def make_box(*, group: int, ipv6: bool, wish: Wish = ORDINARY) -> MadeBox:
     A kernel that lacks part of the way out gives a box without one, and the reason. Raises
     OSError when there can be no box at all; nothing is left then.
     """
-    if wish == ORDINARY and syscalls.COMPILED:
+    if syscalls.COMPILED:
         try:
-            net, cookie = syscalls.make_box(*_batches(ipv6=ipv6))
+            return _make_at_once(group=group, ipv6=ipv6, wish=wish)
         except OSError:
             pass  # the slow way finds out which step it was, and what can be had without it
-        else:
-            return MadeBox(Namespaces(net, -1, inode_of(net), cookie), True, ipv6)
     return _make_in_steps(group=group, ipv6=ipv6, wish=wish)
 
 
@@ -125,6 +130,16 @@ def equip_anew(*, sealed: bool) -> tuple[WayOutSockets | None, str | None]:
         return None, f"no way out: {error.message}"
 
 
+def _make_at_once(*, group: int, ipv6: bool, wish: Wish) -> MadeBox:
+    network = -1 if wish.network is None else wish.network
+    if wish.sealed:
+        guard = nft.fresh_batch(with_way_out=False)
+        net, cookie = syscalls.make_box(network, ping_range(group), guard, b"", b"")
+        return MadeBox(Namespaces(net, -1, inode_of(net), cookie), False)
+    net, cookie = syscalls.make_box(network, b"", *_batches(ipv6=ipv6))
+    return MadeBox(Namespaces(net, -1, inode_of(net), cookie), True, ipv6)
+
+
 def _make_in_steps(*, group: int, ipv6: bool, wish: Wish) -> MadeBox:
     net, cookie = make_network(wish.network)
     namespaces = Namespaces(net, -1, inode_of(net), cookie)
@@ -145,7 +160,7 @@ def _make_in_steps(*, group: int, ipv6: bool, wish: Wish) -> MadeBox:
 def _batches(*, ipv6: bool) -> tuple[bytes, bytes, bytes]:
     """The ready-made requests: nftables, routes of IPv4 and of IPv6."""
     requests4, requests6 = way_out_requests(ipv6=ipv6)
-    return nft.fresh_batch(), _join(requests4), _join(requests6)
+    return nft.fresh_batch(with_way_out=True), _join(requests4), _join(requests6)
 
 
 def _join(requests: tuple[Request, ...]) -> bytes:

@@ -213,9 +213,9 @@ def _prepared(*, with_way_out: bool, replace: bool) -> tuple[bytes, tuple[str, .
 # --- hands ---------------------------------------------------------------------------------
 
 
-def fresh_batch() -> bytes:
-    """The batch that makes our table, guard and way out, where there is none yet."""
-    return _prepared(with_way_out=True, replace=False)[0]
+def fresh_batch(*, with_way_out: bool) -> bytes:
+    """The batch that makes our table with the guard, where there is none yet."""
+    return _prepared(with_way_out=with_way_out, replace=False)[0]
 
 
 def install(*, with_way_out: bool) -> None:

@@ -54,7 +54,9 @@ if TYPE_CHECKING:
     def counters(descriptors: Sequence[int]) -> list[int]:
         """One number per sockstat descriptor that changes when a socket count there changes."""
 
-    def make_box(nft: bytes, routes4: bytes, routes6: bytes) -> tuple[int, int]:
+    def make_box(
+        network: int, ping: bytes, nft: bytes, routes4: bytes, routes6: bytes
+    ) -> tuple[int, int]:
         """Only where COMPILED: descriptor and cookie of a box's network (native/making.h)."""
 
 else:

@@ -89,11 +89,10 @@ def address_requests(lab: Lab, box: str) -> list[Request]:
     on_lo: list[Interface] = [*record.loopback, *record.virtual]
     on_lo += [item.address for item in record.anycast if item.check is None]
     requests = [add_address(LOOPBACK_INDEX, item) for item in on_lo]
-    for position, link in enumerate(lab.links_of(box)):
-        index = FIRST_INDEX + position
-        requests += [add_address(index, item) for item in link.end(box).addresses]
+    for index, (_link, end) in enumerate(lab.ends_of(box), FIRST_INDEX):
+        requests += [add_address(index, item) for item in end.addresses]
         requests.append(set_link(index, up=True))
-    if not record.is_router:
+    if record.static and not record.is_router:
         for link in lab.links_of(box):
             requests += route_requests(lab, box, link)
     return requests

@@ -243,12 +243,16 @@ class Lab:
         return {link.name: link for link in self.links}
 
     @cached_property
-    def _by_box(self) -> Mapping[str, tuple[Link, ...]]:
-        found: dict[str, list[Link]] = {box.name: [] for box in self.boxes}
+    def _ends(self) -> Mapping[str, tuple[tuple[Link, End], ...]]:
+        found: dict[str, list[tuple[Link, End]]] = {box.name: [] for box in self.boxes}
         for link in self.links:
             for end in link.ends:
-                found[end.box].append(link)
-        return {name: tuple(links) for name, links in found.items()}
+                found[end.box].append((link, end))
+        return {name: tuple(ends) for name, ends in found.items()}
+
+    @cached_property
+    def _by_box(self) -> Mapping[str, tuple[Link, ...]]:
+        return {name: tuple(link for link, _end in ends) for name, ends in self._ends.items()}
 
     @cached_property
     def _sessions(self) -> Mapping[str, tuple[Session, ...]]:
@@ -269,6 +273,10 @@ class Lab:
     def links_of(self, box: str) -> tuple[Link, ...]:
         """The links of `box`, in the order of the file."""
         return self._by_box[box]
+
+    def ends_of(self, box: str) -> tuple[tuple[Link, End], ...]:
+        """The links of `box`, each with its end there, in the order of the file."""
+        return self._ends[box]
 
     def links_between(self, left: str, right: str) -> tuple[Link, ...]:
         """The links that join two boxes, bridges included, in the order of the file."""
