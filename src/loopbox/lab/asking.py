@@ -40,6 +40,11 @@ from loopbox.lab.wiring import ospf_interface
 from loopbox.rules.routing import why_not_neighbours
 
 _LOOK_AGAIN = 0.02
+_LOOK_AT_ALL, _SHARE = 0.25, 5.0
+"""Seconds between two looks at every router, and how many times as long as such a look at least."""
+_ALL_COME_UP = 1.5
+"""Seconds after which it is found out whether all sessions can come up at all: 0.2 s of computing,
+which the routers of a sound lab had better have for themselves."""
 _NAMED = 3
 """How many missing things an error names."""
 
@@ -215,30 +220,47 @@ def wait_converged(
 ) -> None:
     """Until every router shows what it should; DeadlineError naming what is missing then.
 
-    `standing`: names of the sessions that can come up, asked for when one has not. `tell(done,
-    all)` is called at every look.
+    `standing`: names of the sessions that can come up, asked for when some are long in coming.
+    `tell(done, all)` is called at every look at all of them.
     """
-    everything = {session.name for view in views for session in view.lab.sessions_of(view.name)}
-    if not any(view.missing(everything) for view in views):
-        return
-    possible = standing()
+    wanted = {session.name for view in views for session in view.lab.sessions_of(view.name)}
     deadline = time.monotonic() + seconds
-    waiting = list(views)
-    pause = select.poll()
-    while waiting:
-        missing = [(view, view.missing(possible)) for view in waiting]
-        left = [view for view, lacks in missing if lacks]
+    patience: float | None = time.monotonic() + _ALL_COME_UP
+    while True:
+        begun = time.monotonic()
+        left = [view for view in views if view.missing(wanted)]
         tell(len(views) - len(left), len(views))
-        waiting = left
-        if not waiting:
+        if not left:
             return
-        if time.monotonic() > deadline:
-            lacks = [item for _, items in missing for item in items]
-            shown = ", ".join(dict.fromkeys(lacks[:_NAMED]))
-            more = f" and {len(lacks) - _NAMED} more" if len(lacks) > _NAMED else ""
-            raise DeadlineError(
-                f"cannot wait longer for lab `{views[0].lab.name}`: not up after {seconds:g} s: "
-                f"{shown}{more}",
-                hint=f"it is left as it is: loopbox router {waiting[0].name}.{views[0].lab.name}",
-            )
-        pause.poll(_LOOK_AGAIN * 1000)
+        now = time.monotonic()
+        if patience is not None and now > patience:
+            patience, wanted = None, standing()
+            continue
+        if now > deadline:
+            raise _not_converged(left, wanted, seconds=seconds)
+        # Hundreds of routers that are all asked again and again have no time left to converge.
+        spell = max(_LOOK_AT_ALL, _SHARE * (now - begun))
+        _wait_for_each(left, wanted, deadline=min(now + spell, deadline))
+
+
+def _wait_for_each(views: Sequence[RouterView], wanted: set[str], *, deadline: float) -> None:
+    """Until each was seen complete, one after the other, or until the deadline."""
+    pause = select.poll()
+    for view in views:
+        while view.missing(wanted):
+            if time.monotonic() > deadline:
+                return
+            pause.poll(_LOOK_AGAIN * 1000)
+
+
+def _not_converged(
+    left: Sequence[RouterView], wanted: set[str], *, seconds: float
+) -> DeadlineError:
+    lacks = [item for view in left for item in view.missing(wanted)]
+    shown = ", ".join(dict.fromkeys(lacks[:_NAMED]))
+    more = f" and {len(lacks) - _NAMED} more" if len(lacks) > _NAMED else ""
+    return DeadlineError(
+        f"cannot wait longer for lab `{left[0].lab.name}`: not up after {seconds:g} s: "
+        f"{shown}{more}",
+        hint=f"it is left as it is: loopbox router {left[0].name}.{left[0].lab.name}",
+    )

@@ -20,7 +20,6 @@ Example::
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -138,7 +137,10 @@ class RouterDaemons:
                 f"{process.returncode}: {self.last_words(daemon)}",
                 hint=f"its log is {self.directory / daemon}.log",
             )
-        if daemon == "zebra" and not (self.directory / "zserv.api").exists():
+        # A look for the files first: it costs a hundredth of a question.
+        if not os.path.exists(self._socket(daemon)) or (
+            daemon == "zebra" and not os.path.exists(self.directory / "zserv.api")
+        ):
             return False
         try:
             self.ask(daemon, "show version")
@@ -244,6 +246,8 @@ async def start_all(
     `spawn(router, daemon)` calls `router.spawn(daemon)` in the right namespace. Raises HostError
     for a daemon that ended, DeadlineError after `seconds`. The caller stops the rest.
     """
+    import asyncio  # noqa: PLC0415  30 ms, which a lab without routers need not pay
+
     deadline = time.monotonic() + seconds
     async with asyncio.TaskGroup() as group:
         for router in routers:
@@ -262,6 +266,8 @@ async def _start(router: RouterDaemons, spawn: Spawn, deadline: float) -> None:
 
 
 async def _until_ready(router: RouterDaemons, daemons: Iterable[str], deadline: float) -> None:
+    import asyncio  # noqa: PLC0415  see start_all
+
     for daemon in daemons:
         while not router.is_ready(daemon):
             if time.monotonic() > deadline:

@@ -155,7 +155,8 @@ class Runner:
                         seconds=_DAEMONS_PATIENCE,
                     )
                 )
-            do_away(partial(away.start_checks, lab, places, Path(record.runs)))
+            if any(item.check is not None for box in lab.boxes for item in box.anycast):
+                do_away(partial(away.start_checks, lab, places, Path(record.runs)))
         finally:
             places.close()
         for box in lab.boxes:
