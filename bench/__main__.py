@@ -15,10 +15,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench import machine, peers, render
+from bench import labpeers, machine, peers, render
 from bench.harness import MeasurementError, load, say, store
 
-GROUPS = ("inside", "frontdoor", "startup", "scale", "predict")
+GROUPS = ("inside", "frontdoor", "startup", "scale", "labs", "predict", "truth", "audit")
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 PAGE = HERE.parent / "docs" / "benchmarks.md"
@@ -56,6 +56,8 @@ def main() -> int:
     if not options.render:
         if OWN_NETWORK not in os.environ:
             peers.install_portless()
+            if "labs" in (options.groups or GROUPS):
+                labpeers.install_munet()
         if os.getuid() == 0 and OWN_NETWORK not in os.environ:
             return _again_in_own_network()
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -69,7 +71,7 @@ def main() -> int:
             except MeasurementError as err:
                 say(f"  cannot measure `{name}` here: {err}")
                 continue
-            group.machine = machine.read_facts() | peers.portless_version()
+            group.machine |= machine.read_facts() | peers.portless_version()
             store(group, options.results)
     paths = [options.results / f"{name}.json" for name in GROUPS]
     page = render.render_page([load(path) for path in paths if path.exists()])

@@ -93,7 +93,8 @@ def _verdict(row: Row, goal: Goal) -> str:
     if value is None:
         return "not measured"
     bound = f"{'>=' if row.more_is_better else '<='} {goal.bound:g}"
-    return f"{value:.2f} {bound} met" if row.is_met(goal) else f"**{value:.2f}, not {bound}**"
+    shown = f"{value:.2f}" if value >= 0.1 or not value else f"{value:.3f}"
+    return f"{shown} {bound} met" if row.is_met(goal) else f"**{shown}, not {bound}**"
 
 
 def _number(value: float) -> str:

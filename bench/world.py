@@ -116,7 +116,7 @@ class Loopbox:
         self.env.update(env)
         self.env.pop("LOOPBOX", None)
 
-    def call(self, *arguments: str) -> str:
+    def call(self, *arguments: str, patience: float = 60.0) -> str:
         """Run a command to its end and return what it printed; raises MeasurementError."""
         try:
             done = subprocess.run(
@@ -125,7 +125,7 @@ class Loopbox:
                 text=True,
                 env=self.env,
                 cwd=self._world.folder,
-                timeout=60,
+                timeout=patience,
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as err:

@@ -6,6 +6,7 @@ single failure; a few minutes).
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -189,13 +190,21 @@ def judge(name: str, *, cuts: Sequence[str] | None = None) -> list[Verdict]:
         return [compare_twice(world, predictor, cut) for cut in cuts or elements(lab)]
 
 
-def main(names: Sequence[str]) -> int:
-    """Judge labs side by side and print one line per disagreement and a summary."""
+def main(names: Sequence[str], *, as_json: bool = False) -> int:
+    """Judge labs side by side and print one line per disagreement and a summary.
+
+    As JSON: one document per lab and line, for bench/truth.py.
+    """
     bad = 0
     with ThreadPoolExecutor(3) as pool:
         for name, verdicts in zip(names, pool.map(judge, names), strict=True):
             wrong = [verdict for verdict in verdicts if verdict.disagreements]
             bad += len(wrong)
+            if as_json:
+                said = {verdict.cut: verdict.disagreements for verdict in wrong}
+                document = {"lab": name, "failures": len(verdicts), "wrong": said}
+                print(json.dumps(document), flush=True)
+                continue
             print(f"{name}: {len(verdicts)} failures, {len(wrong)} predicted wrongly", flush=True)
             for verdict in wrong:
                 print(f"  {verdict.cut}: {'; '.join(verdict.disagreements)}")
@@ -203,4 +212,5 @@ def main(names: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:] or sorted(LABS)))
+    asked = [word for word in sys.argv[1:] if word != "--json"]
+    sys.exit(main(asked or sorted(LABS), as_json="--json" in sys.argv[1:]))

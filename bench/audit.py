@@ -1,14 +1,15 @@
 """`audit` of a host with 500 listeners and 100 boxes against `ss -lntup` in each namespace.
 
 Owns: the situation (bare namespaces with a guard, two listeners in each, 500 on the host), and the
-time of `doctor` on a healthy machine. Everything stays in namespaces made here. Needs root.
+time of `doctor` on a healthy machine. It is made by a process of its own, whose network and mounts
+go with it. Needs root.
 
 Must never: leave a namespace or a socket behind, compare runs of different moments: the two sides
-are measured in turns, and medians are shown.
+are measured in turns.
 
 Example::
 
-    sudo python -m bench.bench_audit --runs 5
+    sudo python -m bench.audit --runs 5
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import argparse
 import json
 import os
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,6 +27,7 @@ from collections.abc import Callable
 
 from dnslib import QTYPE, RCODE, RR, A, DNSRecord  # type: ignore[import-untyped]
 
+from bench.harness import Goal, Group, MeasurementError, Row, say, wait_for_quiet
 from loopbox.cli.audit_commands import findings_of
 from loopbox.kernel import nft
 from loopbox.kernel.namespaces import raise_lo
@@ -45,6 +46,41 @@ from loopbox.rules.doctor.naming import KNOWN
 from loopbox.rules.doctor.targets import TARGETS
 
 LISTENERS, BOXES, BOX_LISTENERS = 500, 100, 2
+DOCTOR_MS = 1000.0
+
+TEXT = f"""A host with {LISTENERS} listeners and {BOXES} boxes with {BOX_LISTENERS} each. *loopbox*
+is all of `loopbox audit --all` but the interpreter's start: every listener with its process, its
+reach as the firewall has it, and the verdict. *ss* is `ss -lntup` on the host and, by `nsenter`, in
+each box: the list alone. The doctor climbs its whole ladder in a network in which all is well, its
+start included."""
+
+
+def measure(*, rounds: int, seconds: float) -> Group:
+    """Measure everything of this group; `seconds` plays no part."""
+    del seconds
+    if os.getuid() != 0:
+        raise MeasurementError("it makes network namespaces: run as root")
+    group = Group("audit", "Looking at everything", TEXT)
+    audit = Row("audit of all", "ms", False, "ss", [Goal("loopbox", "ss", 1.0)])
+    doctor = Row("doctor, healthy machine", "ms", False, "", [Goal("loopbox", "", DOCTOR_MS)])
+    group.rows += [audit, doctor]
+    audit.disturbed = doctor.disturbed = int(not wait_for_quiet())
+    command = [sys.executable, "-m", "bench.audit", "--runs", str(rounds)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise MeasurementError(done.stderr.strip().rpartition("\n")[2])
+    found = json.loads(done.stdout)
+    for row, contender, key in (
+        (audit, "loopbox", "audit_s"),
+        (audit, "ss", "ss_s"),
+        (doctor, "loopbox", "doctor_s"),
+    ):
+        row.samples[contender] = [taken * 1000 for taken in found[key]]
+    group.notes.append(
+        f"{found['listeners']} listeners were judged; the doctor says: {found['doctor_says']}."
+    )
+    say(f"  audit {audit.ratio('loopbox'):.2f} of ss, doctor {doctor.median('loopbox'):.0f} ms")
+    return group
 
 
 def in_thread(function: Callable[[], object]) -> None:
@@ -170,7 +206,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """Measure in turns and print one JSON document."""
+    """The process in its own network: measure in turns and print one JSON document."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--boxes", type=int, default=BOXES)
@@ -191,34 +227,20 @@ def main() -> None:
     for _ in range(options.runs):
         audits.append(timed(lambda: audit_all(descriptors)))
         sses.append(timed(lambda: ss_all(descriptors)))
-    check = subprocess.run(
-        [sys.executable, "-m", "loopbox", "doctor"], check=False, capture_output=True, text=True
-    )
-    doctor = [
-        timed(
-            lambda: subprocess.run(
-                [sys.executable, "-m", "loopbox", "doctor", "--json"],
-                check=False,
-                stdout=subprocess.DEVNULL,
-            )
-        )
+    doctor = [sys.executable, "-m", "loopbox", "doctor"]
+    check = subprocess.run(doctor, check=False, capture_output=True, text=True)
+    doctors = [
+        timed(lambda: subprocess.run(doctor, check=False, stdout=subprocess.DEVNULL))
         for _ in range(options.runs)
     ]
-    audit_s, ss_s = statistics.median(audits), statistics.median(sses)
-    print(
-        json.dumps(
-            {
-                "listeners": count,
-                "boxes": options.boxes,
-                "audit_s": round(audit_s, 3),
-                "ss_s": round(ss_s, 3),
-                "audit_over_ss": round(audit_s / ss_s, 2),
-                "doctor_says": check.stdout.splitlines()[-1],
-                "doctor_s": round(statistics.median(doctor), 3),
-            },
-            indent=2,
-        )
-    )
+    document = {
+        "listeners": count,
+        "doctor_says": check.stdout.splitlines()[-1],
+        "audit_s": audits,
+        "ss_s": sses,
+        "doctor_s": doctors,
+    }
+    print(json.dumps(document))
     for sock in sockets:
         sock.close()
     for descriptor in (*descriptors, world):
