@@ -18,8 +18,8 @@ import hashlib
 import json
 import os
 import pickle
+import secrets
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -140,26 +140,30 @@ class Memory:
         except OSError:
             pass  # other labs are up
 
-    def make_runs(self, lab: Lab) -> Path:
-        """A directory for the run directories, which FRR's user can reach. Raises HostError.
+    def choose_runs(self, lab: Lab) -> Path:
+        """Where the run directories are to be; `make_runs` makes it, once a record names it.
 
         Below the runtime directory where that is the user's own and short enough for a socket's
-        path; else one with a name nobody could know before.
+        path; else by a name nobody could know before.
         """
         wanted = self._folder / lab.name
         longest = max((len(os.fsencode(box.name)) for box in lab.boxes), default=0)
+        if os.geteuid() != 0 and len(os.fsencode(wanted)) + 1 + longest <= _PATH_ROOM:
+            return wanted
+        base = "/run" if os.access("/run", os.W_OK) else "/tmp"
+        return Path(base, f"loopbox-lab-{secrets.token_hex(4)}")
+
+    def make_runs(self, record: LabRecord) -> None:
+        """Make the directory for the run directories, reachable for FRR. Raises HostError."""
+        runs = Path(record.runs)
         try:
-            if os.geteuid() != 0 and len(os.fsencode(wanted)) + 1 + longest <= _PATH_ROOM:
-                shutil.rmtree(wanted, ignore_errors=True)
-                wanted.mkdir(mode=0o700, parents=True)
-                return wanted
-            base = "/run" if os.access("/run", os.W_OK) else "/tmp"
-            made = Path(tempfile.mkdtemp(prefix="loopbox-lab-", dir=base))
+            if runs.parent == self._folder:
+                shutil.rmtree(runs, ignore_errors=True)
+            runs.mkdir(mode=0o700)  # not one that somebody else made by that name
             if os.geteuid() == 0:
-                made.chmod(0o711)  # FRR's daemons give root up and still must reach their own
-            return made
+                runs.chmod(0o711)  # FRR's daemons give root up and still must reach their own
         except OSError as error:
-            raise _unwritable(wanted, error) from error
+            raise _unwritable(runs, error) from error
 
 
 def _write_whole(path: Path, data: bytes) -> None:

@@ -116,12 +116,13 @@ class Runner:
             lab=lab.name,
             file=str(lab.path),
             digest=digest,
-            runs=str(self._memory.make_runs(lab)),
+            runs=str(self._memory.choose_runs(lab)),
             boxes=box_names(lab),
             fabric=fabric_name(lab),
         )
         try:
             self._memory.begin(lab, record)
+            self._memory.make_runs(record)
             record = self._make(record, lab)
         except BaseException:
             self.down(record)
