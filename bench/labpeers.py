@@ -33,7 +33,7 @@ MUNET = "munet==0.17.*"
 MUNET_FOLDER = CACHE / "munet"
 SYSTEM_PYTHON = "/usr/bin/python3"
 """Where Debian's package of Mininet can be imported."""
-PATIENCE_S = 240.0
+PATIENCE_S = 400.0
 
 Peer = Callable[[int], Mapping[str, float]]
 

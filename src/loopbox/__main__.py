@@ -27,6 +27,10 @@ def main() -> int:
     status = try_hot_path(sys.argv[1:])
     if status is not None:
         return status
+    import gc  # noqa: PLC0415
+
+    # Everything a module makes stays: to look through it again and again costs 8 ms of 120.
+    gc.set_threshold(20_000, 20, 20)
     from loopbox.cli.app import main as cold  # noqa: PLC0415
 
     _signal.signal(_signal.SIGINT, handler)

@@ -109,7 +109,7 @@ def test_a_box_shows_its_addresses_links_and_router(own: Sandbox) -> None:
     listed = {box["name"]: box for box in own.json("ls")["boxes"]}
     [link] = shown["links"]
 
-    assert shown["loopback"] == ["127.0.0.1/8", "10.255.0.2/32", "::1/128"]
+    assert shown["loopback"] == ["127.0.0.1/8", "::1/128", "10.255.0.2/32"]
     assert shown["egress"]["policy"] == "none"
     assert (link["name"], link["peer"], link["state"]) == ("r1-r2", "r1.own", "up")
     assert shown["router"]["router_id"] == "10.255.0.2"

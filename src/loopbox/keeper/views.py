@@ -58,13 +58,13 @@ _EVERY_BOX_HAS = ("127.0.0.1/8", "::1/128")
 
 
 def loopback_here() -> tuple[str, ...]:
-    """The addresses of lo in the calling thread's network, IPv4's first."""
+    """The addresses of lo in the calling thread's network: 127/8 and ::1 first, then IPv4's."""
     try:
         with RouteSocket() as route:
             found = [item for item in route.addresses() if item.index == LOOPBACK_INDEX]
     except (OSError, KernelError):  # no descriptors left, say: what every box has at least
         return _EVERY_BOX_HAS
-    found.sort(key=lambda item: item.interface.version)
+    found.sort(key=lambda item: (not item.interface.is_loopback, item.interface.version))
     return tuple(str(item.interface) for item in found)
 
 

@@ -43,9 +43,9 @@ from loopbox.rules.routing import why_not_neighbours
 _LOOK_AGAIN = 0.02
 _LOOK_AT_ALL, _SHARE = 0.25, 5.0
 """Seconds between two looks at every router, and how many times as long as such a look at least."""
-_ALL_COME_UP = 1.5
-"""Seconds after which it is found out whether all sessions can come up at all: 0.2 s of computing,
-which the routers of a sound lab had better have for themselves."""
+_ALL_COME_UP, _EACH = 1.5, 0.02
+"""Seconds, and seconds a router, after which it is found out whether all sessions can come up at
+all: 0.2 s of computing, which the routers of a sound lab had better have for themselves."""
 _NAMED = 3
 """How many missing things an error names."""
 
@@ -244,7 +244,7 @@ def wait_converged(
     """
     wanted = {session.name for view in views for session in view.lab.sessions_of(view.name)}
     deadline = time.monotonic() + seconds
-    patience: float | None = time.monotonic() + _ALL_COME_UP
+    patience: float | None = time.monotonic() + _ALL_COME_UP + _EACH * len(views)
     while True:
         begun = time.monotonic()
         left = [view for view in views if view.missing(wanted)]

@@ -24,7 +24,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from loopbox.errors import HostError, KeeperError, LoopboxError
 from loopbox.kernel.links import apply_shape, silence, unsilence
@@ -34,7 +34,6 @@ from loopbox.kernel.syscalls import CLONE_NEWNET, CLONE_NEWUSER, setns
 from loopbox.lab import own_config
 from loopbox.lab.frr import HEADER, render, sysctls
 from loopbox.lab.frr import daemons as daemons_of
-from loopbox.lab.frr_daemons import RouterDaemons, start_all
 from loopbox.lab.links import (
     FABRIC,
     address_requests,
@@ -44,6 +43,9 @@ from loopbox.lab.links import (
     wire_requests,
 )
 from loopbox.lab.records import Lab, LabBox, Link
+
+if TYPE_CHECKING:  # routers' code is loaded where there are routers
+    from loopbox.lab.frr_daemons import RouterDaemons
 
 Result = TypeVar("Result")
 
@@ -204,6 +206,8 @@ def _write_sysctls(settings: Iterable[tuple[str, str]]) -> None:
 
 def daemons_in(directory: Path, lab: Lab, box: LabBox) -> RouterDaemons:
     """The daemons of a router, to start them or to ask them. HostError without FRR."""
+    from loopbox.lab.frr_daemons import RouterDaemons  # noqa: PLC0415
+
     files = render(lab, box)
     if box.config is not None:
         files = dict.fromkeys(daemons_of(lab, box), HEADER.format(name=box.name))
@@ -217,6 +221,8 @@ def start_routers(lab: Lab, places: Places, runs: Path, *, seconds: float) -> No
     after `seconds`.
     """
     import asyncio  # noqa: PLC0415  30 ms, and most labs of many boxes have no router
+
+    from loopbox.lab.frr_daemons import start_all  # noqa: PLC0415
 
     routers = {box.name: daemons_in(runs / box.name, lab, box) for box in _routers(lab)}
     _become_root(places, next(iter(routers)))

@@ -18,7 +18,6 @@ import hashlib
 import json
 import os
 import pickle
-import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -151,7 +150,7 @@ class Memory:
         if os.geteuid() != 0 and len(os.fsencode(wanted)) + 1 + longest <= _PATH_ROOM:
             return wanted
         base = "/run" if os.access("/run", os.W_OK) else "/tmp"
-        return Path(base, f"loopbox-lab-{secrets.token_hex(4)}")
+        return Path(base, f"loopbox-lab-{os.urandom(4).hex()}")
 
     def make_runs(self, record: LabRecord) -> None:
         """Make the directory for the run directories, reachable for FRR. Raises HostError."""

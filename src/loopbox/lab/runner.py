@@ -19,17 +19,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from loopbox.errors import BoxError, ConfigError, UsageError
 from loopbox.lab import away, own_config
-from loopbox.lab.asking import RouterView, wait_converged
 from loopbox.lab.away import Places, do_away
-from loopbox.lab.frr_daemons import find_folder
 from loopbox.lab.links import FABRIC, needs_fabric
 from loopbox.lab.memory import Cut, LabRecord, Memory, digest_of
 from loopbox.lab.records import Lab, Link, Service
 from loopbox.rules.naming import is_box_name
+
+if TYPE_CHECKING:  # routers' code is loaded where there are routers
+    from loopbox.lab.asking import RouterView
 
 _DAEMONS_PATIENCE = 120.0
 """Seconds for all daemons to answer: 100 routers take 15 on two cores."""
@@ -113,6 +114,8 @@ class Runner:
             self._say(f"lab {lab.name} is not whole: making it anew")
             self.down(there)
         if any(box.is_router for box in lab.boxes):
+            from loopbox.lab.frr_daemons import find_folder  # noqa: PLC0415
+
             find_folder()
         own_config.check(lab)
         record = LabRecord(
@@ -187,6 +190,8 @@ class Runner:
         views = [view_of(record, lab, box.name) for box in lab.boxes if box.is_router]
         if not views:
             return
+        from loopbox.lab.asking import wait_converged  # noqa: PLC0415
+
         begun = told = time.monotonic()
 
         shown = 0
@@ -295,6 +300,8 @@ def view_of(record: LabRecord, lab: Lab, box: str) -> RouterView:
             f"cannot ask `{box}`: it is no router",
             hint="routers have `ospf` or `bgp` in the lab file",
         )
+    from loopbox.lab.asking import RouterView  # noqa: PLC0415
+
     return RouterView(lab, found, record.run_directory(box))
 
 
