@@ -27,6 +27,7 @@ from typing import TypeVar
 
 import pytest
 
+from harness import in_thread
 from loopbox.keeper import relay_python
 from loopbox.keeper.relay import (
     EndedConnection,
@@ -47,12 +48,6 @@ REFUSAL = b"HTTP/1.1 502 Bad Gateway\r\n\r\nnobody listens\n"
 
 
 # ---- a small world ---------------------------------------------------------------------------
-
-
-def in_thread(function: Callable[[], T]) -> T:
-    """Run in a thread that ends afterwards, so that it may change its network namespace."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(function).result(DEADLINE_S)
 
 
 def wait_until(condition: Callable[[], bool]) -> bool:

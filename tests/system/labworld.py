@@ -22,6 +22,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Self
 
+from harness import in_thread
 from loopbox.kernel.links import silence, unsilence
 from loopbox.kernel.namespaces import open_namespace, raise_lo
 from loopbox.kernel.netlink import LOOPBACK_INDEX, RouteSocket, add_address
@@ -54,25 +55,6 @@ def has_frr() -> bool:
     except Exception:
         return False
     return True
-
-
-def in_thread(function: Callable[[], Any]) -> Any:
-    """`function()` in a thread of its own, so that only that thread changes namespace."""
-    outcome: list[tuple[Any, BaseException | None]] = []
-
-    def body() -> None:
-        try:
-            outcome.append((function(), None))
-        except BaseException as error:
-            outcome.append((None, error))
-
-    thread = threading.Thread(target=body, name="labworld")
-    thread.start()
-    thread.join()
-    result, error = outcome[0]
-    if error is not None:
-        raise error
-    return result
 
 
 def until(condition: Callable[[], Any], *, seconds: float) -> Any:

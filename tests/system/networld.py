@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 
+from harness import in_thread
 from loopbox.kernel.syscalls import CLONE_NEWNET, setns, unshare
 
 _numbers = itertools.count(1)
@@ -21,7 +22,7 @@ class Host:
     """One device with a loopback of its own."""
 
     def __init__(self, *, lo_up=True):
-        self.fd = _in_thread(self._make)
+        self.fd = in_thread(self._make)
         self.path = f"/proc/{os.getpid()}/fd/{self.fd}"
         self._stack = contextlib.ExitStack()
         self._stack.callback(os.close, self.fd)
@@ -46,7 +47,7 @@ class Host:
             setns(self.fd, CLONE_NEWNET)
             return function(*arguments, **options)
 
-        return _in_thread(inside)
+        return in_thread(inside)
 
     def run(self, command, *, check=True, text=None):
         """A program (words split at blanks, or a list) inside this host."""
@@ -169,22 +170,3 @@ def until(condition, *, seconds=5.0):
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {condition!r}")
         pause.wait(0.005)
-
-
-def _in_thread(function):
-    """Run `function` in a thread of its own, so that only that thread changes namespace."""
-    outcome = []
-
-    def body():
-        try:
-            outcome.append((function(), None))
-        except BaseException as error:
-            outcome.append((None, error))
-
-    thread = threading.Thread(target=body, name=f"networld-{next(_numbers)}")
-    thread.start()
-    thread.join()
-    result, error = outcome[0]
-    if error is not None:
-        raise error
-    return result

@@ -13,13 +13,13 @@ import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import TypeVar
 
 import pytest
 
+from harness import in_thread
 from loopbox.keeper.frontdoor import DoorBox, FrontDoor
 from loopbox.keeper.relay import Relay, make_relay
 from loopbox.keeper.shareddoor import SharedDoors
@@ -37,12 +37,6 @@ Listening = tuple[str, str, int]
 DEADLINE = 10.0
 NOBODY = 65534
 PLAIN_PYTHON = "/usr/bin/python3"
-
-
-def in_thread(function: Callable[[], T]) -> T:
-    """Run in a thread that ends afterwards, so that it may change its network namespace."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(function).result(DEADLINE)
 
 
 def make_namespace() -> int:
