@@ -110,6 +110,25 @@ class Clinic:
                     found.append(tuple(map(str, ends)))
         return found
 
+    def destinations(self):
+        """Unicast addresses beyond the link that frames since then went to; DNS as ADDRESS#53."""
+        found = set()
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                frame = self.tap.recv(65536)
+                kind, body = frame[12:14], frame[14:]
+                if kind == b"\x08\x00":
+                    address, protocol, rest = IPv4Address(body[16:20]), body[9], body[20:]
+                elif kind == b"\x86\xdd":
+                    address, protocol, rest = IPv6Address(body[24:40]), body[6], body[40:]
+                else:
+                    continue
+                if address.is_multicast or address.is_link_local:
+                    continue
+                asks = protocol in (6, 17) and rest[2:4] == b"\0\x35"
+                found.add(f"{address}#53" if asks else str(address))
+        return found
+
     def serve_dns(self, answer=truth, *, address=GATEWAY4):
         """A resolver on the gateway."""
         sock = self.gateway.listen(address, 53, kind=socket.SOCK_DGRAM)

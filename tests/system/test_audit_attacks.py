@@ -300,6 +300,24 @@ CASES = {
         ),
         "0.0.0.0", {}, dial(port=80), "unknown", True,
     ),
+    "dnat-by-number-past-the-first-port": (
+        nft(
+            "table inet t { chain c { type filter hook input priority 0; tcp dport 80 drop;"
+            f" tcp dport {PORT} ct status & dnat == 0 drop; }}; }}",
+            "table ip n { chain c { type nat hook prerouting priority dstnat;"
+            f" tcp dport 80 dnat to numgen inc mod 1 map {{ 0 : {HOST4} }}:{PORT}; }}; }}",
+        ),
+        "0.0.0.0", {}, dial(port=80), "unknown", True,
+    ),
+    "dnat-to-one-of-several-ports": (
+        nft(
+            "table inet t { chain c { type filter hook input priority 0; tcp dport 8079 drop;"
+            f" tcp dport {PORT} ct status & dnat == 0 drop; }}; }}",
+            "table ip n { chain c { type nat hook prerouting priority dstnat;"
+            f" tcp dport 80 dnat to {HOST4}:8079-{PORT}; }}; }}",
+        ),
+        "0.0.0.0", {}, dial(port=80), "unknown", None,
+    ),
     "many-named-ports": (
         nft(
             chain(f"tcp dport {{ {MANY} }} drop", "ct status dnat accept"),

@@ -148,6 +148,7 @@ def test_without_privilege_everything_is_listed_and_the_gaps_are_said(lan):
 
     assert (["lan"], ["blocked"]) == ([e["reach"] for e in found], [e["reach"] for e in as_root])
     assert "packet filter" in talk
+    assert "not seen: the process of a listener: another user's" in talk
     assert any("was not read" in text for text in found[0]["evidence"])
     assert found[0]["listener"]["pid"] is None
 

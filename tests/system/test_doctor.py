@@ -11,7 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from doctor_world import GATEWAY4, GATEWAY6, HOST4, Clinic, truth
+from doctor_world import GATEWAY4, GATEWAY6, HOST4, HOST6, Clinic, truth
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root")
 
@@ -332,6 +332,16 @@ HEALTHY = {
     "chosen-remote-refuses": to("9.9.9.9:4444"),
     "chosen-remote-by-name": to("dns.google"),
     "a-bridge-without-carrier": run("ip link add br0 type bridge", "ip link set br0 up"),
+    "default-in-two-halves": run(
+        "ip route del default", f"ip route add 0.0.0.0/1 via {GATEWAY4}",
+        f"ip route add 128.0.0.0/1 via {GATEWAY4}",
+    ),
+    "default6-of-public-space": run(
+        "ip -6 route del default", f"ip -6 route add 2000::/3 via {GATEWAY6}",
+    ),
+    "two-ways-of-one-default": run(
+        f"ip route replace default nexthop via {GATEWAY4} nexthop via {GATEWAY4} weight 2",
+    ),
     "gateway6": run(f"ip -6 route replace default via {GATEWAY6} metric 5"),
 }  # fmt: skip
 
@@ -397,6 +407,25 @@ def test_the_right_rung_with_the_right_cause(reports, fault):
     assert (status, document["passed"], len(red)) == (
         (1, False, 1) if state == "fail" else (0, True, 0)
     )
+
+
+def test_offline_sends_nothing_beyond_the_gateway(tmp_path):
+    """No frame has another destination than the gateway or the link, and none asks a name."""
+    with contextlib.ExitStack() as stack:
+        etc_folder = tmp_path / "etc"
+        etc_folder.mkdir()
+        clinic = Clinic(stack, etc_folder)
+        clinic.serve_dns()
+        clinic.watch_the_wire()
+        clinic.words = ["--offline"]
+
+        status, document = clinic.examine()
+
+        states = {rung["id"]: rung["state"] for rung in document["rungs"]}
+        assert (0, "skip", "skip", "pass") == (
+            status, states["remote"], states["dns"], states["gateway"]
+        )  # fmt: skip
+        assert clinic.destinations() <= {GATEWAY4, GATEWAY6, HOST4, HOST6}
 
 
 @pytest.mark.parametrize("case", HEALTHY)

@@ -320,3 +320,11 @@ def test_a_box_of_a_lab_has_cables():
     assert ("fail", "loopbox link ls, loopbox link mend") == next(
         (rung.state, rung.fix) for rung in broken if rung.id == "link"
     )
+
+
+def test_offline_asks_nobody_and_blames_nobody():
+    """What was not asked is skipped with the reason, and is no fault."""
+    rungs = {r.id: r for r in climb(healthy(remote=(), names=NamesSeen(), offline=True))}
+
+    assert {"not asked: --offline"} == {rungs[name].evidence[0] for name in ("remote", "dns")}
+    assert has_passed(tuple(rungs.values()))

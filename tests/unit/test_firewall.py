@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loopbox.kernel.firewall import device_names
+from loopbox.rules.audit.samples import sources_for
 from loopbox.rules.firewall.evaluate import outcomes
 from loopbox.rules.firewall.iptables import parse_saved
 from loopbox.rules.firewall.model import Packet
@@ -361,3 +362,15 @@ def test_dnat_is_a_status_beside_the_state(states, state, natted, expected):
     ends = outcomes(parse_saved(text, version=4), "forward", packet, lambda _: "unicast")
 
     assert expected == {end.verdict for end in ends}
+
+
+def test_only_rules_about_the_port_name_its_sources():
+    """Hundreds of rules about other ports cost a listener nothing."""
+    lines = [f"-A INPUT -s 10.1.{n}.0/24 -p tcp --dport {1000 + n} -j ACCEPT" for n in range(200)]
+    ruleset = saved(*lines, "-A INPUT -s 10.9.9.9/32 -j ACCEPT", policy="DROP")
+    sources = {str(address) for address in sources_for(ruleset, 4, 6, 1007)}
+
+    assert {"10.1.7.0", "10.1.7.255", "10.9.9.9"} <= sources
+    assert not sources & {"10.1.9.1", "10.1.100.0"}
+    assert "accept" == fate(ruleset, source=ip_address("10.1.7.5"), dport=1007)
+    assert "drop" == fate(ruleset, source=ip_address("10.1.7.5"), dport=1008)

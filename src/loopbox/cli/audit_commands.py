@@ -18,6 +18,7 @@ from loopbox.errors import LoopboxError
 from loopbox.kernel.hooks import CgroupFilters
 from loopbox.kernel.survey import Survey, socket_owners, survey
 from loopbox.rules.audit.findings import (
+    HIDDEN,
     Finding,
     Holder,
     by_danger,
@@ -62,6 +63,12 @@ def audit(host: bool, box: str | None, everything: bool, check: bool) -> int:
     unseen = {f"{place}: {what}" for place, seen in places.items() for what in seen.unseen}
     for text in sorted(unseen):
         out.say(f"not seen on {text}")
+    hidden = sum(HIDDEN in text for entry in found for text in entry.evidence)
+    if hidden:
+        whose = (
+            "the process of a listener" if hidden == 1 else f"the processes of {hidden} listeners"
+        )
+        out.say(f"not seen: {whose}: another user's, which takes root")
     out.emit({"findings": [entry.as_json() for entry in found]}, lambda: render(out, found))
     return 1 if check and any(is_exposed(entry) for entry in found) else 0
 

@@ -33,18 +33,26 @@ _MARKS: dict[str, tuple[str, dict[str, Any]]] = {
 @click.option("--host", is_flag=True, help="Where this command runs (the default).")
 @click.option("--box", metavar="NAME", shell_complete=asking.complete_box, help="Inside this box.")
 @click.option("--remote", metavar="HOST[:PORT]", help="Try this host beyond the gateway.")
-def doctor(host: bool, box: str | None, remote: str | None) -> int:
+@click.option("--offline", is_flag=True, help="Ask nobody beyond the gateway.")
+def doctor(host: bool, box: str | None, remote: str | None, offline: bool) -> int:
     """Climb the ladder from the loopback outward; name the first fault and how to mend it.
+
+    Beyond the gateway it connects to 1.1.1.1, 8.8.8.8 and 9.9.9.9 (port 443, without a byte; in a
+    box port 80 and HEAD) and asks your name servers for three names. --remote tries that host in
+    their stead; --offline asks nobody.
 
     \b
     loopbox doctor
     loopbox doctor --remote example.com
     loopbox doctor --box shop --json
     """
+    if offline and remote is not None:
+        raise UsageError("cannot do both: --remote and --offline exclude each other")
     target = None if remote is None else parse_remote(remote)
     if box is not None and host:
         raise UsageError("cannot do both: --host and --box exclude each other")
-    seen = _seen_on_linux(target, box) if sys.platform == "linux" else _seen_elsewhere(target, box)
+    look = _seen_on_linux if sys.platform == "linux" else _seen_elsewhere
+    seen = look(target, box, offline=offline)
     rungs = climb(seen)
     out = current_output()
     document = {"passed": has_passed(rungs), "rungs": [rung.as_json() for rung in rungs]}
@@ -52,21 +60,23 @@ def doctor(host: bool, box: str | None, remote: str | None) -> int:
     return 0 if has_passed(rungs) else 1
 
 
-def _seen_on_linux(target: Remote | None, box: str | None) -> Observed:
+def _seen_on_linux(target: Remote | None, box: str | None, *, offline: bool) -> Observed:
     from loopbox.cli.visiting import in_box  # noqa: PLC0415  (nothing other systems could import)
     from loopbox.kernel.checkup import examine  # noqa: PLC0415
 
     if box is None:
-        return examine(remote=target)
+        return examine(remote=target, offline=offline)
     known = asking.box(box)
-    seen = in_box(known["name"], lambda: examine(remote=target, is_box=True), with_files=True)
+    seen = in_box(
+        known["name"], lambda: examine(remote=target, is_box=True, offline=offline), with_files=True
+    )
     return replace(seen, egress=known["egress"]["policy"])
 
 
-def _seen_elsewhere(target: Remote | None, box: str | None) -> Observed:
+def _seen_elsewhere(target: Remote | None, box: str | None, *, offline: bool) -> Observed:
     if box is not None:
         raise HostError(f"cannot look into box `{box}`: there are boxes on Linux only")
-    return examine_elsewhere(sys.platform, remote=target)
+    return examine_elsewhere(sys.platform, remote=target, offline=offline)
 
 
 def render(out: Output, rungs: Sequence[Rung]) -> str:

@@ -59,9 +59,13 @@ def examine(
     *,
     remote: Remote | None = None,
     is_box: bool = False,
+    offline: bool = False,
     environment: Mapping[str, str] | None = None,
 ) -> Observed:
-    """Probe everything from the calling thread's network namespace."""
+    """Probe everything from the calling thread's network namespace.
+
+    `offline`: nobody beyond the gateway is asked.
+    """
     environment = os.environ if environment is None else environment
     clock = _Clock()
     boxes = None if is_box else BoxTrial()  # forks: before the first thread
@@ -80,8 +84,9 @@ def examine(
         start("localhost-name", lambda: _localhost(environment, leaky=leaky))
         start("own-address", lambda: _own(network))
         start("gateway", lambda: () if is_box else _gateways(network, answered))
-        start("remote", lambda: _remote(network, remote, answered, is_box=is_box, leaky=leaky))
-        start("dns", lambda: _names(remote, leaky=leaky))
+        if not offline:
+            start("remote", lambda: _remote(network, remote, answered, is_box=is_box, leaky=leaky))
+            start("dns", lambda: _names(remote, leaky=leaky))
         start("boxes", lambda: None if boxes is None else boxes.seen())
         found = {name: future.result() for name, future in later.items()}
     return Observed(
@@ -91,11 +96,12 @@ def examine(
         localhost=_as(found["localhost-name"], LocalhostSeen),
         own=_as(found["own-address"], tuple),
         gateways=_as(found["gateway"], tuple),
-        remote=_as(found["remote"], tuple),
+        remote=_as(found.get("remote", ()), tuple),
         chosen=remote is not None,
-        names=_as(found["dns"], NamesSeen),
+        names=_as(found.get("dns", NamesSeen()), NamesSeen),
         boxes=found["boxes"],  # type: ignore[arg-type]
         is_box=is_box,
+        offline=offline,
         ms=clock.spent,
     )
 

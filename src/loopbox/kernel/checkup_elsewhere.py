@@ -96,16 +96,26 @@ class Hands:
 
 
 def examine_elsewhere(
-    platform: str, *, remote: Remote | None = None, hands: Hands | None = None
+    platform: str,
+    *,
+    remote: Remote | None = None,
+    offline: bool = False,
+    hands: Hands | None = None,
 ) -> Observed:
-    """Probe everything, side by side; `platform` is sys.platform's word."""
-    return _Examination(platform, remote, hands or Hands()).observed()
+    """Probe everything, side by side; `platform` is sys.platform's word.
+
+    `offline`: nobody beyond the gateway is asked.
+    """
+    return _Examination(platform, remote, hands or Hands(), offline=offline).observed()
 
 
 class _Examination:
     """One run of all probes."""
 
-    def __init__(self, platform: str, remote: Remote | None, hands: Hands) -> None:
+    def __init__(
+        self, platform: str, remote: Remote | None, hands: Hands, *, offline: bool
+    ) -> None:
+        self._offline = offline
         self._platform = platform
         self._wanted = remote
         self._hands = hands
@@ -139,6 +149,7 @@ class _Examination:
                 gateways=_settled(gateways.result(), reached.result()),
                 remote=reached.result(),
                 chosen=self._wanted is not None,
+                offline=self._offline,
                 names=names.result(),
                 system=foreign.system_name(self._platform) or "unknown",
                 ms=self._spent,
@@ -218,6 +229,8 @@ class _Examination:
         return resolution.sources(self._hands.read("/etc/nsswitch.conf") or b"")
 
     def _names(self, servers: tuple[str, ...], *, has_file: bool, leaky: bool) -> NamesSeen:
+        if self._offline:
+            return NamesSeen()
         if leaky and (not servers or any(_is_loop(server) for server in servers)):
             return NamesSeen(has_file=has_file, leaks=bool(servers))
         wanted = self._wanted
@@ -254,6 +267,8 @@ class _Examination:
 
     def _remotes(self, *, leaky: bool) -> tuple[RemoteSeen, ...]:
         wanted = self._wanted
+        if self._offline:
+            return ()
         if wanted is None:
             targets = usual_targets(self._network)
         elif wanted.is_literal:

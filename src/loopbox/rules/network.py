@@ -152,10 +152,22 @@ class Network:
         return self.knobs.get(path, default)
 
     def default_routes(self, version: int) -> tuple[Route, ...]:
-        """Default routes of IP `version`, best metric first, of every type."""
-        found = (
-            route
-            for route in self.routes
-            if route.destination.version == version and route.destination.prefixlen == 0
-        )
+        """Default routes of IP `version`, best metric first, of every type.
+
+        Where there is none, those that make one together: VPNs cut the default in two halves, and
+        2000::/3 is all there is of the public IPv6.
+        """
+        ours = [route for route in self.routes if route.destination.version == version]
+        found = [route for route in ours if route.destination.prefixlen == 0]
+        if not any(route.type == "unicast" for route in found):
+            halves = {route.destination for route in ours if route.destination.prefixlen == 1}
+            found += [
+                route
+                for route in ours
+                if (route.destination.prefixlen == 1 and len(halves) == 2)
+                or route.destination == _PUBLIC6
+            ]
         return tuple(sorted(found, key=lambda route: route.metric))
+
+
+_PUBLIC6 = IPv6Network("2000::/3")

@@ -22,6 +22,8 @@ from loopbox.rules.network import ListeningSocket
 SEVERITIES = ("info", "low", "unknown", "medium", "high")
 """Least worrying first; unknown is never ranked as safe."""
 
+HIDDEN = "its process could not be seen"
+"""Evidence of a listener whose holders were not ours to see."""
 EXPOSED = frozenset({"link", "lan", "internet", "unknown"})
 """Levels for which `audit --check` fails."""
 
@@ -145,9 +147,7 @@ def finding(
     evidence = [*verdict.evidence, *_attacks(listener, verdict, tool)]
     if not holders and verdict.cause not in ("published", "routed"):
         evidence.append(
-            "no process holds it: the kernel's own"
-            if is_seen
-            else f"its process could not be seen (uid {listener.uid})"
+            "no process holds it: the kernel's own" if is_seen else f"{HIDDEN} (uid {listener.uid})"
         )
     name = ours or (tool.name if tool is not None else _program(holders))
     if ours is not None and ours.startswith("loopbox front door of"):

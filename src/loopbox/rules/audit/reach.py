@@ -23,7 +23,7 @@ from loopbox.rules.addressing import is_loopback, is_unspecified, text_of, unwra
 from loopbox.rules.audit.hooks import doubt, steering
 from loopbox.rules.audit.inside import NUMBERS, bound, from_inside, versions
 from loopbox.rules.audit.paths import CLIENT_PORT, LEVELS, Way, Ways, first_packet
-from loopbox.rules.audit.samples import samples, translated_here
+from loopbox.rules.audit.samples import samples, sources_for, translated_here
 from loopbox.rules.audit.view import Verdict, View
 from loopbox.rules.firewall.evaluate import outcomes
 from loopbox.rules.firewall.model import Outcome, Packet
@@ -94,7 +94,8 @@ class Reachability:
             else ()
             for version in (4, 6)
         }
-        self._all_ways: dict[tuple[int, Address | None], tuple[Way, ...]] = {}
+        self._all_ways: dict[tuple[object, ...], tuple[Way, ...]] = {}
+        self._named: dict[tuple[int, int, int], tuple[Address, ...]] = {}
         self._moved: dict[tuple[object, ...], tuple[_Arrival, ...]] = {}
 
     def judge(self, listener: ListeningSocket, *, filters: Sequence[str] = ()) -> Verdict:
@@ -173,7 +174,7 @@ class Reachability:
         doubts: list[tuple[str, str]] = []
         shut: list[str] = []
         for version in versions(listener):
-            for way in self._ways_to(version, unwrapped(listener.address)):
+            for way in self._ways_to(version, listener):
                 for arrival in self._deliveries(listener, way):
                     if not arrival.accepted:
                         shut.append(f"{_who(way)} {arrival.because or 'dropped'}")
@@ -184,16 +185,29 @@ class Reachability:
                         doubts.append((way.level, why))
         return opens, doubts, shut
 
-    def _ways_to(self, version: int, address: Address) -> tuple[Way, ...]:
+    def _ways_to(self, version: int, listener: ListeningSocket) -> tuple[Way, ...]:
         """Every way in, also to an address that only this listener makes interesting."""
-        known = self._targets[version]
+        known, address = self._targets[version], unwrapped(listener.address)
         extra = None if is_unspecified(address) or address in known else address
-        found = self._all_ways.get((version, extra))
+        sources = self._sources[version]
+        if not self._moves:  # else a packet may meet rules about other ports too
+            protocol = NUMBERS.get(listener.protocol, listener.port)
+            port = listener.port if listener.protocol in NUMBERS else 0
+            sources = self._sources_of(version, protocol, port)
+        found = self._all_ways.get((version, extra, sources))
         if found is None:
             targets = (*known, *(() if extra is None else (extra,)), *self._foreign[version])
-            found = tuple(self._ways.into(version, self._sources[version], targets))
-            self._all_ways[version, extra] = found
+            found = tuple(self._ways.into(version, sources, targets))
+            self._all_ways[version, extra, sources] = found
         return found
+
+    def _sources_of(self, version: int, protocol: int, port: int) -> tuple[Address, ...]:
+        key = (version, protocol, bisect_right(self._borders, port))
+        known = self._named.get(key)
+        if known is None:
+            known = sources_for(self._view.ruleset, version, protocol, port)
+            self._named[key] = known
+        return known
 
     def _deliveries(self, listener: ListeningSocket, way: Way) -> Iterator[_Arrival]:
         """What becomes of packets on this way that are, or could become, meant for `listener`."""
@@ -298,6 +312,10 @@ class Reachability:
         if packet.proxy is None and self._ways.kind_of(packet.target) != "local":
             sure = False
             because = because or f"a routing table apart may deliver {packet.target} here"
+        if packet.anywhere or packet.top is not None:
+            # Rules of the input chain would see an address and port that nobody can tell.
+            yield _Arrival(True, target, port, False, because, True, packet.top, packet.anywhere)
+            return
         for put in outcomes(self._view.ruleset, "input", packet, self._ways.kind_of):
             accepted, why, certain = put.verdict == "accept", put.because, put.sure
             if accepted and packet.protocol == NUMBERS["tcp"]:
@@ -309,8 +327,6 @@ class Reachability:
                 sure and certain,
                 because or why,
                 packet.natted or packet.proxy is not None,
-                packet.top,
-                packet.anywhere,
             )
 
     def _delivered(self, way: Way, packet: Packet) -> Packet | None:

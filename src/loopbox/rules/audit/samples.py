@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from loopbox.rules.audit.paths import CLIENT_PORT
+from loopbox.rules.firewall.matching import narrowed
 from loopbox.rules.firewall.model import Action, Chain, Range, Rule, Ruleset
 from loopbox.rules.network import Address
 from loopbox.rules.registry import registered
@@ -58,6 +59,12 @@ def samples(ruleset: Ruleset) -> Samples:
         _usable(numbers["daddr"]),
         (CLIENT_PORT, *sorted(port for port in sports if 0 < port < 1 << 16)),
     )
+
+
+def sources_for(ruleset: Ruleset, version: int, protocol: int, port: int) -> tuple[Address, ...]:
+    """Sample sources that rules tell apart for packets to one port."""
+    chains = narrowed(ruleset, (version, protocol, port, None, None, None))
+    return samples(Ruleset(tuple(chains.values()))).sources[version]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from loopbox.rules.doctor.observed import Observed, ServerSeen
-from loopbox.rules.doctor.rung import Rung, failed, passed, skipped, warned
+from loopbox.rules.doctor.rung import Rung, failed, passed, skipped, unasked, warned
 
 KNOWN: dict[str, frozenset[str]] = {
     "one.one.one.one": frozenset({"1.1.1.1", "1.0.0.1"}),
@@ -43,6 +43,8 @@ _FIX = "write a working `nameserver ADDRESS` line into /etc/resolv.conf"
 def dns(seen: Observed) -> Rung:
     """The servers of resolv.conf, and the C library's view."""
     name, part = "dns", seen.names
+    if seen.offline:
+        return unasked(name)
     evidence = [_server_text(server) for server in part.servers]
     evidence.append(f"C library: {part.library}")
     if part.leaks:

@@ -147,6 +147,8 @@ class Observed:
     is_box: bool = False
     egress: str = "open"
     """A box's policy for its way out."""
+    offline: bool = False
+    """Nobody beyond the gateway was asked, by the user's wish."""
     system: str = "linux"
     """linux, or a name of rules/alias_systems."""
     ms: Mapping[str, float] = field(default_factory=dict)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from loopbox.rules.doctor.inward import told
 from loopbox.rules.doctor.observed import GatewaySeen, Observed, RemoteSeen
-from loopbox.rules.doctor.rung import Rung, failed, passed, skipped, warned
+from loopbox.rules.doctor.rung import Rung, failed, passed, skipped, unasked, warned
 from loopbox.rules.network import Link, Route
 
 _INERT = frozenset({"ifb", "dummy", "sit", "ip6tnl", "gre", "gretap", "erspan", "ip_vti", "ip6gre"})
@@ -224,6 +224,8 @@ def _defaults_of_box(seen: Observed, version: int) -> tuple[Route, ...]:
 def remote(seen: Observed) -> Rung:
     """Somebody beyond the gateway answers."""
     name = "remote"
+    if seen.offline:
+        return unasked(name)
     evidence = [f"{told(entry.target, entry.attempt)}, {entry.route}" for entry in seen.remote]
     if not seen.remote:
         return failed(name, "no target could be looked up", "name an address: --remote", evidence)

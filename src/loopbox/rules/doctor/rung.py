@@ -72,3 +72,8 @@ def failed(name: str, cause: str, fix: str | None, evidence: Iterable[str] = ())
 def skipped(name: str, evidence: Iterable[str] = ()) -> Rung:
     """The rung has no meaning here."""
     return Rung(name, TITLES[name], "skip", evidence=tuple(evidence))
+
+
+def unasked(name: str) -> Rung:
+    """The rung would have asked somebody beyond the gateway, which the user did not want."""
+    return skipped(name, ["not asked: --offline"])

@@ -12,27 +12,21 @@ Example::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from loopbox.rules.firewall.matching import AddressKind, holds, is_true, narrowed
 from loopbox.rules.firewall.model import (
-    FREE_FLAGS,
     LIMITED,
     UNKNOWN,
     Action,
-    Address,
     Chain,
     Match,
     Outcome,
     Packet,
-    Range,
     Rule,
     Ruleset,
-    Value,
 )
-
-AddressKind = Callable[[Address], str]
-"""The route type of an address in this namespace: local, broadcast, multicast or unicast."""
 
 _DEPTH = 16  # the kernel's own limit of nested jumps (NFT_JUMP_STACK_SIZE)
 _MOST = 256
@@ -79,7 +73,7 @@ def _passed(
             following.append(before)
             continue
         seen = replace(packet, state=_state_at(chain, hook, packet))
-        for step in walker.walk(chain, seen, _DEPTH):
+        for step in walker.walk(walker.narrowed(chain, seen), seen, _DEPTH):
             outcome = Outcome(
                 _base_verdict(step, chain),
                 replace(step.packet, state=packet.state),
@@ -103,7 +97,7 @@ def _goes_through(chain: Chain, hook: str, packet: Packet) -> bool:
     Translations see a tracked connection's first packet only, and no more once one of them
     translated it (nf_nat_inet_fn()).
     """
-    if chain.device not in (None, UNKNOWN) and not _holds(
+    if chain.device not in (None, UNKNOWN) and not holds(
         chain.device, packet.iif or packet.oif, packet.version
     ):
         return False
@@ -143,8 +137,16 @@ class _Walker:
     """Walks the chains of one ruleset in one namespace."""
 
     def __init__(self, ruleset: Ruleset, kind_of: AddressKind) -> None:
-        self._chains = {chain.key: chain for chain in ruleset.chains}
+        self._ruleset = ruleset
+        self._chains: Mapping[tuple[str, str, str], Chain] = {}
         self._kind_of = kind_of
+
+    def narrowed(self, chain: Chain, packet: Packet) -> Chain:
+        """The chain with what matters to this packet; what it jumps to is narrowed alike."""
+        fixed = None if self._ruleset.rewrites else packet.dport
+        facts = (packet.version, packet.protocol, fixed, packet.sport, packet.iif, packet.oif)
+        self._chains = narrowed(self._ruleset, facts)
+        return replace(chain, rules=self._chains[chain.key].rules)
 
     def walk(self, chain: Chain, packet: Packet, depth: int) -> list[_Step]:
         """All ways through one chain; verdict None means its end was reached."""
@@ -176,7 +178,7 @@ class _Walker:
         unsure: Match | None = None
         limited = False
         for match in rule.matches:
-            truth = _is_true(match, packet, self._kind_of)
+            truth = is_true(match, packet, self._kind_of)
             if truth == LIMITED:
                 limited = True
             elif truth is None:
@@ -235,7 +237,7 @@ class _Walker:
         for place, (values, then) in enumerate(action.ways, 1):
             is_rest = action.has_rest and place == len(action.ways)
             choice = Match(action.field, values, is_rest, text=action.text)
-            truth = _is_true(choice, packet, self._kind_of)
+            truth = is_true(choice, packet, self._kind_of)
             if truth is False:
                 continue
             followed = self._act(chain, rule, then, packet, depth)
@@ -294,99 +296,3 @@ def translated(action: Action, packet: Packet) -> Packet:
     return replace(
         packet, target=target, dport=port, top=top, natted=packet.natted or action.kind == "dnat"
     )
-
-
-def _is_true(match: Match, packet: Packet, kind_of: AddressKind) -> bool | str | None:
-    """Whether a match holds; LIMITED where it holds and does not; None when that cannot be told."""
-    if match.field == LIMITED:
-        return LIMITED
-    if match.field in _OWN_WAYS:
-        return _OWN_WAYS[match.field](match, packet)
-    if match.field not in _FIELDS:
-        return None
-    actual = _FIELDS[match.field](packet, kind_of)
-    if actual is None:
-        return None
-    if isinstance(actual, int) and match.field == "mark":
-        actual &= match.mask
-    truths = [_holds(value, actual, packet.version) for value in match.values]
-    if match.field in ("saddr", "daddr") and all(truth is None for truth in truths) and truths:
-        return False  # a rule of the other family: it does not see this packet at all
-    return any(truths) != match.negated
-
-
-def _flags(match: Match, packet: Packet) -> bool | str | None:
-    """TCP flags. A sender may add some to its SYN that change nothing (ECN, push, urgent)."""
-    wanted = {value.low for value in match.values if isinstance(value, Range)}
-    free = FREE_FLAGS & match.mask
-    ends = {
-        ((packet.flags & ~FREE_FLAGS | added) & match.mask in wanted) != match.negated
-        for added in range(256)
-        if added & ~free == 0
-    }
-    return LIMITED if len(ends) > 1 else ends.pop()
-
-
-def _next_header(match: Match, packet: Packet) -> bool | str:
-    """`ip6 nexthdr` sees the first header only, and a sender may put others before its TCP."""
-    ends = {
-        any(_holds(value, number, 6) for value in match.values) != match.negated
-        for number in (packet.protocol, _OPTIONS_HEADER)
-    }
-    return LIMITED if len(ends) > 1 else ends.pop()
-
-
-def _interface_type(match: Match, packet: Packet) -> bool | None:
-    """Only loopback is known for certain."""
-    if packet.iif == "lo" or set(match.values) == {"loopback"}:
-        kind = "loopback" if packet.iif == "lo" else ""
-        return (kind in match.values) != match.negated
-    return None
-
-
-_OPTIONS_HEADER = 60  # IPPROTO_DSTOPTS
-_TCP = 6
-_OWN_WAYS: dict[str, Callable[[Match, Packet], bool | str | None]] = {
-    "flags": _flags,
-    "next_header": _next_header,
-    "iif_type": _interface_type,
-}
-"""Fields that are not one value of the packet."""
-
-
-def _holds(value: Value, actual: int | str, version: int) -> bool | None:
-    if isinstance(value, Range):
-        if value.version not in (0, version):
-            return None
-        return isinstance(actual, int) and value.low <= actual <= value.high
-    if not isinstance(actual, str):
-        return False
-    return actual.startswith(value[:-1]) if value.endswith("*") else actual == value
-
-
-def _packet_type(packet: Packet, kind_of: AddressKind) -> str | None:
-    """How the frame was addressed. TCP takes none but its own; a datagram may come in any."""
-    kind = kind_of(packet.target)
-    if kind in ("broadcast", "multicast"):
-        return kind
-    return "host" if packet.protocol == _TCP else None
-
-
-_FIELDS: dict[str, Callable[[Packet, AddressKind], int | str | None]] = {
-    "iif": lambda packet, _: packet.iif,
-    "oif": lambda packet, _: packet.oif,
-    "saddr": lambda packet, _: int(packet.source),
-    "daddr": lambda packet, _: int(packet.target),
-    "sport": lambda packet, _: packet.sport,
-    "dport": lambda packet, _: packet.dport,
-    "protocol": lambda packet, _: packet.protocol,
-    "version": lambda packet, _: packet.version,
-    "state": lambda packet, _: packet.state,
-    "status": lambda packet, _: "dnat" if packet.natted else "none",
-    "mark": lambda packet, _: packet.mark,
-    "saddr_type": lambda packet, kind_of: kind_of(packet.source),
-    "daddr_type": lambda packet, kind_of: kind_of(packet.target),
-    "packet_type": _packet_type,
-    "way_back": lambda packet, _: "straight" if packet.is_straight else "missing",
-}
-"""Field to how it is read off a packet."""

@@ -13,8 +13,9 @@ Example::
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
+from typing import Any
 
 Address = IPv4Address | IPv6Address
 
@@ -118,6 +119,10 @@ class Chain:
         return self.family in {4: ("ip", "inet", "netdev"), 6: ("ip6", "inet", "netdev")}[version]
 
 
+def _rewrites(action: Action) -> bool:
+    return action.kind == "rewrite" or any(_rewrites(then) for _values, then in action.ways)
+
+
 @dataclass(frozen=True, slots=True)
 class Ruleset:
     """Everything that was read."""
@@ -125,6 +130,15 @@ class Ruleset:
     chains: tuple[Chain, ...] = ()
     gaps: tuple[str, ...] = ()
     """What was there and could not be read at all; each makes every verdict unsure."""
+    rewrites: bool = field(init=False, default=False)
+    """Whether a rule assigns to a packet's ports or addresses."""
+    memo: dict[Any, Any] = field(init=False, default_factory=dict, compare=False, repr=False)
+    """For matching.narrowed alone: what it found before."""
+
+    def __post_init__(self) -> None:
+        rules = (rule for chain in self.chains for rule in chain.rules)
+        found = any(_rewrites(rule.action) for rule in rules)
+        object.__setattr__(self, "rewrites", found)
 
     def base(self, hook: str, version: int) -> tuple[Chain, ...]:
         """Base chains of a hook, in the order the kernel runs them."""
