@@ -13,16 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loopbox.cli import asking
 from loopbox.cli.lab_boxes import memory
 from loopbox.cli.output import Output
 from loopbox.errors import BoxError, HostError
-from loopbox.lab.draw import Shown
 from loopbox.lab.memory import LabRecord, digest_of
 from loopbox.lab.records import Lab, Link
 from loopbox.lab.runner import view_of
+
+if TYPE_CHECKING:  # 20 ms with what it draws by
+    from loopbox.lab.draw import Shown
 
 Json = dict[str, Any]
 
@@ -75,6 +77,8 @@ def _links_of(record: LabRecord, lab: Lab, label: str, *, up: Collection[str]) -
 
 def look_at(lab: Lab, out: Output) -> Shown:
     """How the lab of this file is now; nothing is known of one that is not up."""
+    from loopbox.lab.draw import Shown  # noqa: PLC0415
+
     records = [
         item for item in memory().all() if item.done and item.file == str(lab.path.resolve())
     ]
