@@ -169,6 +169,35 @@ def test_router_shows_id_and_reason(triangle: Triangle) -> None:
     assert {"10.255.0.2/32", "10.255.0.3/32"} <= {item["prefix"] for item in found["routes"]}
 
 
+def test_another_makers_router_id_is_compared(triangle: Triangle) -> None:
+    """`--as`: what that maker's rule would choose of the same addresses, and why."""
+    found = triangle.loopbox.json("router", "r2.triangle", "--as", "junos", "--as", "bird")
+
+    assert found["router_ids_as"] == {
+        "junos": {"router_id": "10.255.0.2", "reason": "lowest loopback address"},
+        "bird": {"router_id": "10.254.0.1", "reason": "lowest address of all interfaces"},
+    }
+
+
+def test_the_drawing_shows_the_lab_as_it_is(triangle: Triangle) -> None:
+    """`lab draw` of a lab that is up has its cut links and the states of its sessions."""
+    loopbox = triangle.loopbox
+    loopbox.ok("link", "cut", "r1", "r3", "--lab", "triangle")
+    until(partial(triangle.has_lost, "r1-r3 on r1-r3"), deadline=15)
+    drawn = loopbox.json("lab", "draw", TRIANGLE)
+    text = loopbox.ok("lab", "draw", TRIANGLE)
+    plan = loopbox.json("lab", "draw", TRIANGLE, "--plan")
+    loopbox.ok("link", "mend", "r1", "r3", "--lab", "triangle")
+    until(triangle.is_converged, deadline=20)
+
+    assert (drawn["up"], drawn["cut"]) == (True, ["r1-r3"])
+    assert drawn["sessions"]["r1-r3"] == "Established"
+    assert drawn["sessions"]["r1-r3 on r1-r3"] != "Established"
+    assert "r1-r3 (cut)" in drawn["svg"]
+    assert text.startswith("triangle: 3 boxes, 3 links, 1 cut, 5 of 6 sessions Established")
+    assert (plan["up"], plan["cut"], plan["sessions"]) == (False, [], {})
+
+
 def test_router_runs_a_command_of_frrs_shell(triangle: Triangle) -> None:
     """Everything behind `--` is what vtysh is asked."""
     said = triangle.loopbox.ok("router", "r2.triangle", "--", "show", "ip", "ospf", "neighbor")
@@ -217,7 +246,7 @@ def test_without_any_path_sessions_end_within_the_hold_time(triangle: Triangle) 
     loopbox.ok("link", "cut", "r1", "r2", "--lab", "triangle")
     loopbox.ok("link", "cut", "r1", "r3", "--lab", "triangle")
     alone = {"r2-r3", "r2-r3 on r2-r3"}
-    until(lambda: triangle.established() == alone, deadline=8)
+    until(lambda: triangle.established() == alone, deadline=5)
     ping = loopbox("exec", "r1.triangle", "--", "ping", "-c1", "-W1", "10.255.0.1")
     loopbox.ok("link", "mend", "r1-r2", "--lab", "triangle")
     loopbox.ok("link", "mend", "r1-r3", "--lab", "triangle")

@@ -74,7 +74,7 @@ def test_fixture(loopbox_box):
 """
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "3")], ids=["one", "three workers"])
+@pytest.mark.parametrize("workers", [(), ("-n", "4")], ids=["one", "four workers"])
 def test_a_suite_that_binds_one_port_passes(
     at_home: Sandbox, tmp_path: Path, workers: tuple[str, ...]
 ) -> None:
@@ -96,3 +96,49 @@ def test_a_suite_that_binds_one_port_passes(
 
     assert (done.returncode, "13 passed" in done.stdout) == (0, True), done.stdout + done.stderr
     assert at_home.box_names() == []
+
+
+def pytest_in(folder: Path, at_home: Sandbox, *before: str) -> subprocess.CompletedProcess[str]:
+    """The suite in `folder`, run by pytest without our own configuration."""
+    return subprocess.run(
+        [
+            *before,
+            *(sys.executable, "-m", "pytest", "-q", "-s", "-rs", "-p", "no:cacheprovider"),
+            *(str(folder), "-c", os.devnull, f"--rootdir={folder}"),
+        ],
+        env={**os.environ, **at_home.env},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_unused_the_plugin_imports_nothing(at_home: Sandbox, tmp_path: Path) -> None:
+    """A run without --loopbox and without the fixtures loads the plugin's own file alone."""
+    (tmp_path / "test_suite.py").write_text(
+        "import sys\n\ndef test_nothing():\n"
+        "    print(sorted(name for name in sys.modules if name.startswith('loopbox')))\n"
+    )
+    done = pytest_in(tmp_path, at_home)
+
+    assert "['loopbox', 'loopbox.pytest_plugin']" in done.stdout.splitlines()[0]
+
+
+@pytest.mark.root
+def test_where_no_box_can_be_made_the_reason_is_told(at_home: Sandbox, tmp_path: Path) -> None:
+    """Tests that ask for a box or a lab are skipped with cause and remedy."""
+    (tmp_path / "lab.toml").write_text('[box.a]\nloopback = "auto"\n')
+    (tmp_path / "test_suite.py").write_text(
+        "def test_box(loopbox_box): pass\ndef test_lab(loopbox_lab): loopbox_lab('lab.toml')\n"
+    )
+    done = pytest_in(tmp_path, at_home, "setpriv", "--bounding-set", "-sys_admin", "--")
+
+    assert "2 skipped" in done.stdout
+    assert (
+        done.stdout.count(
+            "loopbox: cannot make a box: this root lacks CAP_SYS_ADMIN (capabilities(7)) "
+            "(in a container, start it with --cap-add SYS_ADMIN"
+        )
+        == 2
+    )

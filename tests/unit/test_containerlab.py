@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -130,10 +131,14 @@ def test_munet_nodes_networks_and_connections_map() -> None:
         {
             "topology": {
                 "loopbacks-autonumber": True,
-                "networks": [{"name": "net1", "ip": "10.1.0.0/24"}],
+                "networks": [{"name": "net1", "ip": "10.1.0.0/24", "mtu": 9000}],
                 "nodes": [
                     {"name": "r1", "kind": "frr", "connections": ["net1", {"to": "r3"}]},
-                    {"name": "r2", "connections": [{"to": "net1", "name": "eth0"}], "cmd": "x"},
+                    {
+                        "name": "r2",
+                        "connections": [{"to": "net1", "name": "eth7", "delay": 5}],
+                        "cmd": "x",
+                    },
                     {"name": "r3", "connections": ["r1", "net1"]},
                 ],
             }
@@ -144,7 +149,26 @@ def test_munet_nodes_networks_and_connections_map() -> None:
 
     assert [link.name for link in lab.links] == ["r1-r3", "net1"]
     assert [end.box for end in lab.link("net1").ends] == ["r1", "r2", "r3"]
-    assert found.left_out == ("node `r2`: `cmd`",)
+    assert lab.link("net1").end("r2").interface == "eth7"
+    assert str(lab.link("net1").end("r1").addresses[0]) == "10.1.0.1/24"
+    assert found.left_out == (
+        "network `net1`: `mtu`",
+        "node `r2`: `cmd`",
+        "node `r2`: `delay` of its connection to `net1`",
+    )
+
+
+@given(st.deferred(lambda: TREES))
+def test_no_topology_makes_the_reader_fall_over(tree: Any) -> None:
+    """Whatever stands where nodes and links should be: a lab file, or an error of one line."""
+    for nodes in (tree, {"r1": tree}, [tree]):
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            json.dump({"topology": {"nodes": nodes, "links": tree, "networks": tree}}, file)
+            file.flush()
+            try:
+                assert import_topology(Path(file.name)).text
+            except ConfigError as error:
+                assert error.hint
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"topology": 3}', '{"topology": {"nodes": 1}}'])

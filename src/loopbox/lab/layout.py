@@ -22,6 +22,12 @@ CIRCLE_UP_TO = 12
 """More boxes than this and a circle is harder to read than springs."""
 _ROW_UP_TO = 8
 _LINE_UP_TO = 5
+_HIGH = 140.0
+"""Pixels from box to box where one stands above the other."""
+_LARGEST = 4.0
+"""Times that springs are stretched at most: a few boxes may touch in a crowd of hundreds."""
+_SPREAD_UP_TO = 400
+"""Every pair is looked at; and nobody reads more."""
 
 
 def layout(lab: Lab, *, width: int) -> dict[str, Point]:
@@ -31,7 +37,7 @@ def layout(lab: Lab, *, width: int) -> dict[str, Point]:
     points = (
         _line(names, near, width)
         or _rows(names, near, width)
-        or (_circle(names) if len(names) <= CIRCLE_UP_TO else _springs(lab, names))
+        or (_circle(names) if len(names) <= CIRCLE_UP_TO else _spread(_springs(lab, names), width))
     )
     left = min((x for x, _ in points.values()), default=0) - width
     top = min((y for _, y in points.values()), default=0) - 90
@@ -95,6 +101,20 @@ def _circle(names: list[str]) -> dict[str, Point]:
         name: (radius * 1.3 * math.cos(turn), radius * math.sin(turn))
         for name, turn in zip(names, turns, strict=True)
     }
+
+
+def _spread(points: dict[str, Point], width: int) -> dict[str, Point]:
+    """The same picture, so much larger that no two boxes touch and the link's name has room."""
+    if len(points) > _SPREAD_UP_TO:
+        return points
+    at = list(points.values())
+    factor = max(
+        min((width + 60) / max(abs(x - u), 1), _HIGH / max(abs(y - v), 1))
+        for index, (x, y) in enumerate(at)
+        for u, v in at[:index]
+    )
+    factor = min(max(factor, 1.0), _LARGEST)
+    return {name: (x * factor, y * factor) for name, (x, y) in points.items()}
 
 
 def _springs(lab: Lab, names: list[str]) -> dict[str, Point]:
