@@ -178,6 +178,12 @@ def test_show_ls_and_no_command(shop: Sandbox) -> None:
     assert (box["forward"], box["loopback"][:2]) == ([6390], ["127.0.0.1/8", "::1/128"])
 
 
+def test_addresses_every_box_has_are_not_shown(shop: Sandbox) -> None:
+    """They are in the document; a person is told of those that were added."""
+    assert "198.18.0.1/32" in documents(shop, "show")["loopback"]
+    assert "  lo: " not in shop.ok("show")
+
+
 def test_listeners(shop: Sandbox) -> None:
     """Each listening socket is there once, with where the host finds it and whose it is."""
     box = documents(shop, "show")

@@ -18,6 +18,9 @@ from loopbox.places import runtime_path
 from loopbox.rules.doors import place_for
 
 _MOST_NAMED = 12
+_EVERY_BOX_HAS = ("127.0.0.1/8", "::1/128", "198.18.0.1/32", "fd6c:6f6f:7062::1/128")
+"""Addresses on `lo` not worth a line: loopback's, and what leaves a box is sent from the others
+(kernel/transparent.py)."""
 _NAME = click.argument("name", required=False, shell_complete=asking.complete_box)
 
 
@@ -42,7 +45,7 @@ def render_box(out: Output, box: dict[str, Any]) -> str:
     if box["forward"]:
         ports = ", ".join(str(port) for port in box["forward"])
         lines.append(f"  forwarded from the host's loopback: {ports}")
-    if extra := [item for item in box["loopback"] if item not in ("127.0.0.1/8", "::1/128")]:
+    if extra := [item for item in box["loopback"] if item not in _EVERY_BOX_HAS]:
         lines.append(f"  lo: {', '.join(extra)}")
     if box["links"] or box["router"]:
         from loopbox.cli import lab_shown  # noqa: PLC0415
