@@ -26,7 +26,9 @@ _MOVED = "LOOPBOX_TEST_HOST"
 def pytest_configure(config: pytest.Config) -> None:
     """Move a run as root into its own network namespace, once."""
     config.addinivalue_line("markers", "root: needs root; the plain user's run leaves it out")
-    if os.geteuid() == 0 and not os.environ.get(_MOVED):
+    # Each worker of pytest-xdist moves once more: their ports do not meet either.
+    is_moved = os.environ.get(_MOVED) and not os.environ.get("PYTEST_XDIST_WORKER")
+    if os.geteuid() == 0 and not is_moved:
         unshare(CLONE_NEWNET)
         raise_lo()
         os.environ[_MOVED] = "1"
