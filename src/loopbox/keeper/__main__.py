@@ -11,10 +11,15 @@ Example::
 
 from __future__ import annotations
 
+import gc
+
+# Until it serves, what is made stays (modules, boxes taken over): to look through it again and
+# again for garbage would be a fifth of the start.
+gc.disable()
+
 import asyncio
 import errno
 import fcntl
-import gc
 import logging
 import logging.handlers
 import math
@@ -99,9 +104,14 @@ def _run(ready_fd: int) -> None:
         problems=problems,
         idle_seconds=_idle_seconds(settings),
     )
-    # What start-up made will live as long as the process: no collection need look at it again.
+    asyncio.run(serve(setup, ready=lambda: _begin(ready_fd)))
+
+
+def _begin(ready_fd: int) -> None:
+    """It serves. What is there now will live as long as the process: no collection looks at it."""
+    _tell(ready_fd, None)
     gc.freeze()
-    asyncio.run(serve(setup, ready=lambda: _tell(ready_fd, None)))
+    gc.enable()
 
 
 def _take_lock(directory: int) -> int:
