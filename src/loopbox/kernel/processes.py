@@ -16,7 +16,8 @@ import os
 from collections.abc import Collection, Iterable
 
 _MOST_WALKS = 3
-_PROBES = 48
+_ROUNDS = 3
+_PROBES = 16
 _PROBE_DEPTH = 8
 """How many of the latest numbers each probe asks: other programs are born meanwhile, too."""
 
@@ -46,7 +47,8 @@ def without_members(networks: Collection[int]) -> set[int]:
     asked, its child was not yet listed. So what looks empty is looked at again, the newest first.
     Two listings in a row that are the same settle it: nobody came or went. Where the machine is
     busy and they never are, the processes born last are asked directly, over and over: between
-    the kernel saying their number and their being asked lie microseconds, not a walk.
+    the kernel saying their number and their being asked lie microseconds, not a walk. Between
+    such rounds all are listed again.
     """
     empty, seen = set(networks), None
     for _walk_number in range(_MOST_WALKS):
@@ -55,9 +57,13 @@ def without_members(networks: Collection[int]) -> set[int]:
         if not empty or listed == seen:
             return empty
         seen = listed
-    for _probe in range(_PROBES):
-        newest = _newest_pid()
-        empty.difference_update(map(network_of, range(newest, max(newest - _PROBE_DEPTH, 0), -1)))
+    for _round in range(_ROUNDS):
+        for _probe in range(_PROBES):
+            newest = _newest_pid()
+            asked = range(newest, max(newest - _PROBE_DEPTH, 0), -1)
+            empty.difference_update(map(network_of, asked))
+        # Who waits for a processor meanwhile is not among the last: others were born after it.
+        empty -= {inode for inode, found in _walk(empty, pids()).items() if found}
         if not empty:
             break
     return empty
