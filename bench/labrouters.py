@@ -29,7 +29,7 @@ from loopbox.lab.topology import Lab, load
 
 SIZES = (3, 10, 30, 100)
 QUICK_SIZES = (3, 10)
-MOST_ROUNDS = {30: 3, 100: 2}
+MOST_ROUNDS = {10: 3, 30: 3, 100: 2}
 LARGE = 100
 LARGE_DOWN_MS = 1000.0
 HAND, HANDS = "by hand", "by hand, 4 at once"

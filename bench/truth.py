@@ -17,7 +17,8 @@ from typing import Any
 from bench.harness import Goal, Group, MeasurementError, Row, say
 from bench.world import World
 
-LABTRUTH = Path(__file__).resolve().parents[1] / "tests" / "system" / "labtruth.py"
+TESTS = Path(__file__).resolve().parents[1] / "tests"
+LABTRUTH = TESTS / "system" / "labtruth.py"
 IN_OWN_PIDS = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 QUICK_LABS = ("chain", "triangle")
 PATIENCE_S = 1800.0
@@ -64,7 +65,7 @@ def _compare(names: Sequence[str]) -> list[dict[str, Any]]:
                 text=True,
                 check=False,
                 timeout=PATIENCE_S,
-                env={**os.environ, "TMPDIR": str(world.folder)},
+                env={**os.environ, "TMPDIR": str(world.folder), "PYTHONPATH": str(TESTS)},
             )
         except subprocess.TimeoutExpired as err:
             raise MeasurementError(f"not done after {PATIENCE_S:g} s") from err

@@ -1,7 +1,7 @@
 """Labs of every kind, and the comparison of what is predicted for a failure with what FRR does.
 
-Used by test_frr_predict (a sample) and by `python tests/system/labtruth.py` (all of them, every
-single failure; a few minutes).
+Used by test_frr_predict (a sample) and by `python -m bench truth` (all of them, every single
+failure; a few minutes). One lab: `PYTHONPATH=tests python tests/system/labtruth.py triangle`.
 """
 
 from __future__ import annotations

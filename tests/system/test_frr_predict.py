@@ -1,4 +1,4 @@
-"""Predictions held against real routers: a sample; `python tests/system/labtruth.py` does all."""
+"""Predictions held against real routers: a sample; `python -m bench truth` does all."""
 
 from __future__ import annotations
 
