@@ -125,6 +125,46 @@ def test_a_foreign_topology_is_read_as_far_as_it_maps() -> None:
     ]
 
 
+def test_groups_commands_and_own_configurations_map() -> None:
+    """FRR's kind with its startup-config, hosts with routes; nothing made up for the routers."""
+    found = import_lab(
+        {
+            "name": "frr",
+            "topology": {
+                "defaults": {"image": "x"},
+                "groups": {"routers": {"kind": "frr"}, "hosts": {"kind": "linux"}},
+                "nodes": {
+                    "r1": {"group": "routers", "startup-config": "r1/frr.conf"},
+                    "r2": {"group": "routers", "startup-config": "r2/frr.conf"},
+                    "pc": {
+                        "group": "hosts",
+                        "exec": [
+                            "ip link set eth1 up",
+                            "ip addr add 10.1.0.2/24 dev eth1",
+                            "ip route add default via 10.1.0.1 dev eth1",
+                        ],
+                    },
+                },
+                "links": [
+                    {"endpoints": ["r1:eth1", "r2:eth1"]},
+                    {"endpoints": ["pc:eth1", "r1:eth2"]},
+                ],
+            },
+        },
+        name="frr.clab.yml",
+    )
+    lab = parse(found.text, path=Path("frr.toml"))
+
+    assert found.left_out == ()
+    assert [box.config for box in lab.boxes] == [Path("r1/frr.conf"), Path("r2/frr.conf"), None]
+    assert [(end.interface, end.addresses) for end in lab.links[0].ends] == [
+        ("eth1", ()),
+        ("eth1", ()),
+    ]
+    assert [str(route.to) for route in lab.box("pc").static] == ["0.0.0.0/0"]
+    assert lab.box("pc").static[0].via[0].interface == "eth1"
+
+
 def test_munet_nodes_networks_and_connections_map() -> None:
     """A munet file gives boxes, a bridge for its network and a link for its connection."""
     found = import_munet(
@@ -153,6 +193,7 @@ def test_munet_nodes_networks_and_connections_map() -> None:
     assert str(lab.link("net1").end("r1").addresses[0]) == "10.1.0.1/24"
     assert found.left_out == (
         "network `net1`: `mtu`",
+        "node `r1`: kind `frr`: it becomes a plain box",
         "node `r2`: `cmd`",
         "node `r2`: `delay` of its connection to `net1`",
     )

@@ -225,9 +225,13 @@ def config(file: Path, box: str | None) -> None:
     out, found = current_output(), _load(file)
     routers = [item for item in found.boxes if item.is_router]
     if box is not None:
+        known = ", ".join(item.name for item in routers[:12])
         routers = [item for item in routers if item.name == box]
         if not routers:
-            raise UsageError(f"cannot show `{box}`: the lab has no such router")
+            raise UsageError(
+                f"cannot show `{box}`: the lab has no such router",
+                hint=f"its routers: {known or 'none'}",
+            )
     own = _own_configs(found)
     texts = {item.name: own.get(item.name) or render_frr_conf(found, item) for item in routers}
     out.emit(texts, lambda: "\n".join(texts.values()))

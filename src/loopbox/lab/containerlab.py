@@ -158,6 +158,8 @@ def _commands(lab: Lab, box: LabBox) -> list[str]:
 
 _LABEL = re.compile(r"[^a-z0-9-]+")
 _DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
+_ROUTE = re.compile(r"ip (?:-[46] )?route (?:add|replace) (\S+) via (\S+)(?: dev \S+)?$")
+_LINK_UP = re.compile(r"^ip link set (?:dev )?\S+ up$")
 _ADDRESS = re.compile(r"ip (?:-[46] )?addr(?:ess)? add (\S+) dev (\S+)")
 _NODE_KEYS_UNDERSTOOD = {"kind", "image", "binds", "exec", "mtu", "sysctls", "labels", "group"}
 
@@ -182,7 +184,8 @@ def import_lab(document: Any, *, name: str) -> Import:
     left_out: list[str] = [
         f"`{key}` of the file" for key in document if key not in ("name", "topology")
     ]
-    left_out += [f"topology `{key}`" for key in topology if key not in ("nodes", "links")]
+    left_out += [f"topology `{key}`" for key in topology if key not in _TOPOLOGY_KEYS_UNDERSTOOD]
+    nodes = {node: _effective(topology, entry or {}) for node, entry in nodes.items()}
     bridges = {node for node, entry in nodes.items() if (entry or {}).get("kind") in _BRIDGES}
     addresses: dict[tuple[str, str], list[str]] = {}
     lines = [f"name = {quoted(label(str(document.get('name') or name)))}", ""]
@@ -191,11 +194,28 @@ def import_lab(document: Any, *, name: str) -> Import:
     for node, entry in nodes.items():
         if node not in bridges:
             lines += _import_node(str(node), entry or {}, addresses, left_out, shared)
+        if _frr_conf(entry):
+            # Its addresses may be in there: none are made up for it.
+            own = [str(node)]
+            for link in topology.get("links") or []:
+                for end in map(_endpoint, link.get("endpoints") or []):
+                    if end is not None and end[0] in own:
+                        addresses.setdefault(end, [])
     lines += _import_links(topology.get("links") or [], bridges, addresses, left_out)
     return Import("\n".join(lines).rstrip() + "\n", tuple(left_out))
 
 
 _BRIDGES = ("bridge", "ovs-bridge")
+_TOPOLOGY_KEYS_UNDERSTOOD = ("nodes", "links", "kinds", "groups", "defaults")
+
+
+def _effective(topology: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A node with what its group, its kind and the defaults say, the nearest first."""
+    defaults = topology.get("defaults") or {}
+    group = (topology.get("groups") or {}).get(entry.get("group")) or {}
+    kind = entry.get("kind") or group.get("kind") or defaults.get("kind") or "linux"
+    by_kind = (topology.get("kinds") or {}).get(kind) or {}
+    return {**defaults, **by_kind, **group, **entry, "kind": kind}
 
 
 def label(name: str) -> str:
@@ -217,12 +237,17 @@ def _import_node(
     shared: set[str],
 ) -> list[str]:
     lines = [f"[box.{label(name)}]"]
+    routes = []
     for command in entry.get("exec") or []:
-        found = _ADDRESS.search(str(command))
-        if found is None:
+        if found := _ADDRESS.search(str(command)):
+            if found[2] != "lo":
+                addresses.setdefault((name, found[2]), []).append(found[1])
+        elif found := _ROUTE.search(str(command)):
+            zero = "::/0" if ":" in found[2] else "0.0.0.0/0"
+            to = zero if found[1] == "default" else found[1]
+            routes.append(f"{{ to = {quoted(to)}, via = {quoted(found[2])} }}")
+        elif not _LINK_UP.search(str(command)):  # links are up
             left_out.append(f"node `{name}`: command `{command}`")
-        elif found[2] != "lo":
-            addresses.setdefault((name, found[2]), []).append(found[1])
     loopback = _loopback_of(entry)
     for key, items in (
         ("loopback", [item for item in loopback if item not in shared]),
@@ -230,16 +255,32 @@ def _import_node(
     ):
         if items:
             lines.append(f"{key} = [{', '.join(map(quoted, items))}]")
+    if routes:
+        lines.append(f"static = [{', '.join(routes)}]")
+    if config := _frr_conf(entry):
+        lines.append(f"config = {quoted(config)}")
+    for bind in entry.get("binds") or []:
+        _source, _, target = str(bind).partition(":")
+        if not target.startswith("/etc/frr/"):
+            left_out.append(f"node `{name}`: bind `{bind}`")
+    if entry["kind"] not in ("linux", "frr"):
+        left_out.append(f"node `{name}`: kind `{entry['kind']}`: it becomes a plain box")
+    understood = _NODE_KEYS_UNDERSTOOD | ({"startup-config"} if _is_started_by(entry) else set())
+    left_out += [f"node `{name}`: `{key}`" for key in entry if key not in understood]
+    return [*lines, ""]
+
+
+def _frr_conf(entry: Mapping[str, Any]) -> str | None:
+    """The file that a node's frr.conf comes from."""
     for bind in entry.get("binds") or []:
         source, _, target = str(bind).partition(":")
         if target.split(":")[0] == "/etc/frr/frr.conf":
-            lines.append(f"config = {quoted(source)}")
-        elif not target.startswith("/etc/frr/"):
-            left_out.append(f"node `{name}`: bind `{bind}`")
-    if entry.get("kind", "linux") != "linux":
-        left_out.append(f"node `{name}`: kind `{entry['kind']}`: it becomes a plain box")
-    left_out += [f"node `{name}`: `{key}`" for key in entry if key not in _NODE_KEYS_UNDERSTOOD]
-    return [*lines, ""]
+            return source
+    return str(entry["startup-config"]) if _is_started_by(entry) else None
+
+
+def _is_started_by(entry: Mapping[str, Any]) -> bool:
+    return entry["kind"] == "frr" and "startup-config" in entry
 
 
 def _import_links(
@@ -286,7 +327,7 @@ def link_lines(
     mtu: Any = None,
     subnet: str | None = None,
 ) -> list[str]:
-    """A `[[link]]` table; addresses only when every end has some, else the subnet if known."""
+    """A `[[link]]` table; addresses when those of an end are known, else the subnet if it is."""
     lines = ["[[link]]", f"ends = [{', '.join(quoted(label(node)) for node, _ in ends)}]"]
     devices = [device for _, device in ends]
     if all(_DEVICE.fullmatch(device) for device in devices):
@@ -295,7 +336,7 @@ def link_lines(
     if name is not None:
         lines.append(f"name = {quoted(label(name))}")
     given = [addresses.get(end, []) for end in ends]
-    if all(given):
+    if any(end in addresses for end in ends):
         rows = (f"[{', '.join(map(quoted, row))}]" for row in given)
         lines.append(f"addresses = [{', '.join(rows)}]")
     elif subnet is not None:

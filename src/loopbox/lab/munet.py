@@ -96,5 +96,7 @@ def _node_lines(
     lines = [f"[box.{label(name)}]"]
     if auto:
         lines.append('loopback = "auto"')
+    if kind := node.get("kind"):
+        left_out.append(f"node `{name}`: kind `{kind}`: it becomes a plain box")
     left_out += [f"node `{name}`: `{key}`" for key in node if key not in _NODE_KEYS_UNDERSTOOD]
     return [*lines, ""]
