@@ -1,4 +1,4 @@
-/* A box's network in one call: what loopbox/kernel/making.py does step by step, without the
+/* Boxes' networks, some in one call: what loopbox/kernel/making.py does step by step, without the
  * interpreter between the steps and without the GIL, so that two threads make boxes side by side.
  *
  * Owns: the order of the system calls and closing all of it when one fails.
@@ -107,28 +107,45 @@ make(const struct plan *plan, int *net, uint64_t *cookie)
 }
 
 PyObject *
-loopbox_make_box(PyObject *self, PyObject *args)
+loopbox_make_boxes(PyObject *self, PyObject *args)
 {
     struct plan plan;
-    int net = -1;
-    uint64_t cookie = 0;
+    struct { int net; uint64_t cookie; } made[LOOPBOX_MOST_AT_ONCE];
+    int wanted, count = 0, saved = 0;
     (void)self;
-    if (!PyArg_ParseTuple(args, "iy*y*y*:make_box", &plan.network, &plan.nft, &plan.routes4,
-                          &plan.routes6))
+    if (!PyArg_ParseTuple(args, "iiy*y*y*:make_boxes", &wanted, &plan.network, &plan.nft,
+                          &plan.routes4, &plan.routes6))
         return NULL;
-    int result, saved;
+    if (wanted > LOOPBOX_MOST_AT_ONCE)
+        wanted = LOOPBOX_MOST_AT_ONCE;
     Py_BEGIN_ALLOW_THREADS
-    result = make(&plan, &net, &cookie);
-    saved = errno;
-    if (result && net >= 0)
-        close(net);
+    for (; count < wanted; count++) {
+        made[count].net = -1;
+        made[count].cookie = 0;
+        if (make(&plan, &made[count].net, &made[count].cookie)) {
+            saved = errno;
+            if (made[count].net >= 0)
+                close(made[count].net);
+            break;
+        }
+    }
     Py_END_ALLOW_THREADS
     PyBuffer_Release(&plan.nft);
     PyBuffer_Release(&plan.routes4);
     PyBuffer_Release(&plan.routes6);
-    if (result) {
+    if (!count) {
         errno = saved;
         return PyErr_SetFromErrno(PyExc_OSError);
     }
-    return Py_BuildValue("(iK)", net, (unsigned long long)cookie);
+    PyObject *boxes = PyList_New(count);
+    for (int i = 0; boxes && i < count; i++) {
+        PyObject *one = Py_BuildValue("(iK)", made[i].net, (unsigned long long)made[i].cookie);
+        if (one)
+            PyList_SET_ITEM(boxes, i, one);
+        else
+            Py_CLEAR(boxes);
+    }
+    for (int i = 0; !boxes && i < count; i++)
+        close(made[i].net);
+    return boxes;
 }

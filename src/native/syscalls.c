@@ -178,7 +178,7 @@ static PyMethodDef methods[] = {
     {"unshare", py_unshare, METH_VARARGS, "unshare(flags): unshare(2) for this thread."},
     {"mount", py_mount, METH_VARARGS, "mount(source, target, kind, flags, data): mount(2)."},
     {"umount2", py_umount2, METH_VARARGS, "umount2(target, flags): umount2(2)."},
-    {"make_box", loopbox_make_box, METH_VARARGS, "A box's network in one call; see making.h."},
+    {"make_boxes", loopbox_make_boxes, METH_VARARGS, "Boxes' networks; see making.h."},
     {"counters", py_counters, METH_O, "counters(fds): one fingerprint per sockstat descriptor."},
     {NULL, NULL, 0, NULL},
 };

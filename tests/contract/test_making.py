@@ -20,7 +20,7 @@ from loopbox.kernel.namespaces import (
     network_cookie,
     open_namespace,
 )
-from loopbox.kernel.syscalls import CLONE_NEWNET, unshare
+from loopbox.kernel.syscalls import CLONE_NEWNET, setns, unshare
 
 pytestmark = [
     pytest.mark.system,
@@ -28,6 +28,11 @@ pytestmark = [
 ]
 
 Maker = Callable[..., MadeBox]
+
+
+def _one_at_once(**wanted: Any) -> MadeBox:
+    [made] = making._make_at_once(1, **wanted)
+    return made
 
 
 def _in_child(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -87,7 +92,7 @@ def test_both_makers_make_the_same_box(sealed: bool, given: bool) -> None:
     """The compiled maker's box and that of the steps cannot be told apart."""
     by_steps, at_once = (
         _in_child(partial(_make_and_look, maker, sealed=sealed, given=given))
-        for maker in (making._make_in_steps, making._make_at_once)
+        for maker in (making._make_in_steps, _one_at_once)
     )
 
     assert at_once == by_steps
@@ -99,7 +104,7 @@ def test_both_makers_make_the_same_box(sealed: bool, given: bool) -> None:
 
 def test_a_maker_that_fails_leaves_no_descriptor() -> None:
     """What was opened before the failure is closed again, whichever maker failed."""
-    for maker in (making._make_at_once, making._make_in_steps):
+    for maker in (_one_at_once, making._make_in_steps):
         assert _in_child(partial(_fail_and_count, maker)) == {"left": 0}
 
 
@@ -117,3 +122,36 @@ def _fail_and_count(maker: Maker) -> dict[str, Any]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         return {"left": len(os.listdir("/proc/self/fd")) - before}
     return {"left": "a box"}
+
+
+def _make_many(*, sealed: bool) -> dict[str, Any]:
+    if os.geteuid() != 0:
+        enter_new_user_namespace()
+    unshare(CLONE_NEWNET)
+    made = making.make_boxes(5, group=os.getegid(), ipv6=True, wish=Wish(sealed))
+    seen = []
+    for one in made:
+        setns(one.namespaces.net, CLONE_NEWNET)
+        lowest = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+        seen.append(
+            (
+                one.has_way_out,
+                one.namespaces.cookie == network_cookie(),
+                one.namespaces.inode == inode_of(open_namespace("net")),
+                len(nft._read_rules()),
+                "127.0.0.1" in Path("/proc/thread-self/net/fib_trie").read_text(),
+                lowest.read_text(),
+            )
+        )
+    return {"inodes": {one.namespaces.inode for one in made}, "seen": seen}
+
+
+@pytest.mark.parametrize("sealed", [False, True], ids=["way out", "sealed"])
+def test_boxes_made_in_one_go_are_whole_and_apart(sealed: bool) -> None:
+    """Five boxes in one call are five boxes, each as one made alone."""
+    found = _in_child(partial(_make_many, sealed=sealed))
+
+    rules = len(nft.GUARD) + (0 if sealed else len(nft.WAY_OUT))
+    lowest = "0\n" if sealed else "1024\n"  # the others are made ready by their first program
+    assert found["seen"] == [(not sealed, True, True, rules, True, lowest)] * 5
+    assert len(found["inodes"]) == 5

@@ -36,7 +36,7 @@ from loopbox.rules.naming import Identity, infer, parse_box_name
 from loopbox.settings import ProjectSettings
 
 _POLICIES = ("open", "local", "none", "filter")
-_SIDE_BY_SIDE = 4
+_SIDE_BY_SIDE = 64
 _LOOK_AGAIN = 0.02
 """Seconds between two looks while a client waits for a listener."""
 
@@ -299,7 +299,7 @@ class Verbs:
                         name, directory=directory, kept=True, wish=Wish(sealed, network)
                     )
 
-            # A few at a time keep the roaming threads busy; 1,000 tasks would only cost memory.
+            # Enough to keep the makers busy; 1,000 tasks would only cost memory.
             # All are waited for: none may still make a box while the networks are closed.
             done = await asyncio.gather(
                 *(make() for _ in range(_SIDE_BY_SIDE)), return_exceptions=True

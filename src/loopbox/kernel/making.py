@@ -25,6 +25,7 @@ from loopbox.errors import HostError
 from loopbox.kernel import nft, syscalls
 from loopbox.kernel.namespaces import Namespaces, inode_of, make_network, open_counters, tune
 from loopbox.kernel.netlink import Request
+from loopbox.kernel.syscalls import CLONE_NEWNET, setns
 from loopbox.kernel.transparent import (
     WayOutSockets,
     lay_way_out,
@@ -68,10 +69,24 @@ def make_box(*, group: int, ipv6: bool, wish: Wish = ORDINARY) -> MadeBox:
     """
     if syscalls.COMPILED:
         try:
-            return _make_at_once(group=group, ipv6=ipv6, wish=wish)
+            return _make_at_once(1, group=group, ipv6=ipv6, wish=wish)[0]
         except OSError:
             pass  # the slow way finds out which step it was, and what can be had without it
     return _make_in_steps(group=group, ipv6=ipv6, wish=wish)
+
+
+def make_boxes(count: int, *, group: int, ipv6: bool, wish: Wish) -> list[MadeBox]:
+    """As `make_box`, up to `count` in one go, and at least one. For wishes without a network.
+
+    Between them this thread never waits for the interpreter: with many threads busy that takes
+    as long as a box.
+    """
+    if count > 1 and syscalls.COMPILED:
+        try:
+            return _make_at_once(count, group=group, ipv6=ipv6, wish=wish)
+        except OSError:
+            pass
+    return [make_box(group=group, ipv6=ipv6, wish=wish)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,20 +138,26 @@ def equip_anew(*, sealed: bool) -> tuple[WayOutSockets | None, str | None]:
         return None, f"no way out: {error.message}"
 
 
-def _make_at_once(*, group: int, ipv6: bool, wish: Wish) -> MadeBox:
-    net, cookie = syscalls.make_box(
-        -1 if wish.network is None else wish.network,
-        *(_sealing() if wish.sealed else _batches(ipv6=ipv6)),
-    )
-    namespaces = Namespaces(net, -1, inode_of(net), cookie)
+def _make_at_once(count: int, *, group: int, ipv6: bool, wish: Wish) -> list[MadeBox]:
+    made = [
+        Namespaces(net, -1, inode_of(net), cookie)
+        for net, cookie in syscalls.make_boxes(
+            count,
+            -1 if wish.network is None else wish.network,
+            *(_sealing() if wish.sealed else _batches(ipv6=ipv6)),
+        )
+    ]
     if not wish.sealed:
-        return MadeBox(namespaces, True, ipv6)
+        return [MadeBox(namespaces, True, ipv6) for namespaces in made]
     try:
-        tune(group)  # links come soon, and programs by other ways than through the keeper
+        for namespaces in made:  # links come soon, and programs by other ways than the keeper's
+            setns(namespaces.net, CLONE_NEWNET)
+            tune(group)
     except BaseException:
-        namespaces.close()
+        for namespaces in made:
+            namespaces.close()
         raise
-    return MadeBox(namespaces, False)
+    return [MadeBox(namespaces, False) for namespaces in made]
 
 
 def _make_in_steps(*, group: int, ipv6: bool, wish: Wish) -> MadeBox:

@@ -28,7 +28,7 @@ MS_SLAVE = 0x80000
 MS_PRIVATE = 0x40000
 MNT_DETACH = 0x2
 
-__all__ = ["COMPILED", "counters", "make_box", "mount", "setns", "umount2", "unshare"]
+__all__ = ["COMPILED", "counters", "make_boxes", "mount", "setns", "umount2", "unshare"]
 
 COMPILED = False
 """True when the compiled core serves; the pure twin gives the same answers more slowly."""
@@ -54,8 +54,10 @@ if TYPE_CHECKING:
     def counters(descriptors: Sequence[int]) -> list[int]:
         """One number per sockstat descriptor that changes when a socket count there changes."""
 
-    def make_box(network: int, nft: bytes, routes4: bytes, routes6: bytes) -> tuple[int, int]:
-        """Only where COMPILED: descriptor and cookie of a box's network (native/making.h)."""
+    def make_boxes(
+        count: int, network: int, nft: bytes, routes4: bytes, routes6: bytes
+    ) -> list[tuple[int, int]]:
+        """Only where COMPILED: descriptors and cookies of boxes' networks (native/making.h)."""
 
 else:
     try:
@@ -63,7 +65,7 @@ else:
             raise ImportError
         from loopbox.kernel._syscalls import (
             counters,
-            make_box,
+            make_boxes,
             mount,
             setns,
             umount2,
