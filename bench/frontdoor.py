@@ -20,10 +20,9 @@ IDLE_CONNECTIONS = 1000
 SHARED = """Three processes share two cores where the direct way has two: what the relay uses comes
 out of the client's and the server's share. Tried: copies only, splice only, two blocking threads a
 connection: all slower or dearer."""
-CHECKED = """Each connection is asked whose it is (sock_diag, 5 % of the relay's time), is dialled in
-another network namespace past its guard, and all of them pass one thread, where HAProxy has one a
-core. Helped: the last bytes and the FIN in one segment, both accept and dial without a second look
-where the kernel has answered."""
+CHECKED = """Each connection is asked whose it is (sock_diag, 5 % of the relay's time), is dialled
+in another network namespace past its guard, and all pass one thread, where HAProxy has one a core.
+What helped: the last bytes and the FIN in one segment."""
 WHOLE = """The process is the whole keeper: a Python interpreter with asyncio, DNS and the front
 door of every box. Tried: leaving the TLS and hashing libraries out (saves 1.5 MiB). The row below
 is what connections add."""
