@@ -118,7 +118,8 @@ def munet(world: World) -> Peer:
         folder = world.folder / "munet"
         folder.mkdir(exist_ok=True)
         try:
-            return drive(world, [*namespaces, str(python), str(driver), str(count), str(folder)])
+            command = [*namespaces, str(python), str(driver), str(count), str(folder)]
+            return {"up": drive(world, command)["up"]}
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

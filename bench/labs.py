@@ -38,7 +38,8 @@ namespaces and veth pairs by one batch and puts nothing into them, *ip netns* is
 that calls `ip` for each thing. Mininet (its switch is the kernel's bridge) and munet are driven by
 a script of their own Python, whose start counts as ours does. munet needs help to run here: a PID
 namespace of its own, since it reads `/proc/1/ns`, and a second try where it asks `pgrep` for a
-child that is not there yet; larger sizes of it are measured once. Routers are rings with chords,
+child that is not there yet; larger sizes of it are measured once, and its way down is not: there it
+waits a minute for a process that has long ended. Routers are rings with chords,
 OSPF on every link and one internal BGP session from each router to each of two reflectors; up is
 when every neighbour is Full and every session Established, as asked of all of them in the same
 way. *by hand* is a shell script that makes the same namespaces, links, addresses and settings
