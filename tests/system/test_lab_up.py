@@ -339,6 +339,17 @@ def test_after_a_kill_the_next_up_begins_anew(sandbox: Sandbox) -> None:
     assert leftovers(sandbox, runs) == []
 
 
+def test_what_a_killed_writer_left_goes_with_the_lab(sandbox: Sandbox) -> None:
+    """A record half written when `up` was killed does not stay behind."""
+    sandbox.ok("up", TRIANGLE)
+    draft = sandbox.runtime / "loopbox/labs/.triangle.json.4711"
+    draft.write_text("{")
+    runs = run_directories(sandbox)
+    sandbox.ok("down", "triangle")
+
+    assert leftovers(sandbox, runs) == []
+
+
 def test_a_lab_outlives_its_keeper(sandbox: Sandbox) -> None:
     """Killed, the keeper's successor finds the routers; sessions did not notice."""
     sandbox.ok("up", TRIANGLE)

@@ -15,6 +15,7 @@ Example::
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pickle
@@ -75,13 +76,17 @@ def do_away(work: Callable[[], Result]) -> Result:
     sys.stdout.flush()
     sys.stderr.flush()
     reader, writer = os.pipe()
+    alive = os.pipe()
     # What a signal's handler raises inside fork's own hooks would be lost.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     child = os.fork()
     if child == 0:
         os.close(reader)
+        os.close(alive[1])
+        _end_with_parent(alive[0])
         _work_and_leave(work, writer)
     os.close(writer)
+    os.close(alive[0])
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         with os.fdopen(reader, "rb") as pipe:
@@ -91,6 +96,7 @@ def do_away(work: Callable[[], Result]) -> Result:
         raise
     finally:
         os.waitpid(child, 0)
+        os.close(alive[1])
     if not data:
         raise KeeperError("cannot work in the boxes: the process that went there ended")
     good, found = pickle.loads(data)  # from our own child, by a pipe nobody else has
@@ -98,6 +104,19 @@ def do_away(work: Callable[[], Result]) -> Result:
         raise found
     result: Result = found
     return result
+
+
+def _end_with_parent(alive: int) -> None:
+    """Let the kernel end this process (SIGIO) when nobody holds the pipe's other end any more.
+
+    PR_SET_PDEATHSIG would be forgotten on the way into the user namespace (prctl(2)).
+    """
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    fcntl.fcntl(alive, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(alive, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+    with contextlib.suppress(BlockingIOError):
+        if os.read(alive, 1) == b"":  # it was gone before
+            os._exit(1)
 
 
 def _work_and_leave(work: Callable[[], Any], writer: int) -> NoReturn:

@@ -134,6 +134,8 @@ class Memory:
         shutil.rmtree(record.runs, ignore_errors=True)
         for suffix in ("json", "lab"):
             (self._folder / f"{record.lab}.{suffix}").unlink(missing_ok=True)
+            for draft in self._folder.glob(f".{record.lab}.{suffix}.*"):  # of one killed writing
+                draft.unlink(missing_ok=True)
         try:
             self._folder.rmdir()
         except OSError:
