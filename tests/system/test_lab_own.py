@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,8 @@ ends = ["r1", "r2"]
 interfaces = ["eth7", "eth8"]
 rate = "10mbit"
 """
+TC = shutil.which("tc", path=f"{os.environ['PATH']}:/usr/sbin:/sbin") or "tc"
+"""A plain user's path may not lead there."""
 CONF = """\
 hostname r1
 ip prefix-list MINE seq 5 permit 10.0.0.0/8
@@ -93,7 +97,7 @@ def test_its_configuration_is_what_is_shown_and_exported(own: Sandbox) -> None:
 def test_a_link_has_the_rate_that_is_written(own: Sandbox) -> None:
     """Both ends send no faster than the file says."""
     queues = {
-        device: own.ok("exec", f"{box}.own", "--", "tc", "qdisc", "show", "dev", device)
+        device: own.ok("exec", f"{box}.own", "--", TC, "qdisc", "show", "dev", device)
         for box, device in (("r1", "eth7"), ("r2", "eth8"))
     }
 
@@ -160,7 +164,7 @@ def test_loss_is_there_or_refused_with_the_remedy(sandbox: Sandbox) -> None:
     )
     done = sandbox("up", "lossy.toml", "--json")
     if done.returncode == 0:
-        queue = sandbox.ok("exec", "a.lossy", "--", "tc", "qdisc", "show", "dev", "b")
+        queue = sandbox.ok("exec", "a.lossy", "--", TC, "qdisc", "show", "dev", "b")
 
         assert "loss 30%" in queue
         assert "delay 5ms" in queue

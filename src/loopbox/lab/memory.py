@@ -29,7 +29,7 @@ from loopbox.lab.records import Lab
 
 Cut = Literal["cut", "silent"]
 
-_PATH_ROOM = 107 - len("/zserv.api")
+_PATH_ROOM = 107 - len("/staticd.vty")
 """Bytes a router's run directory may have: sun_path less the longest socket's name (unix(7))."""
 
 
