@@ -26,7 +26,7 @@ from harness import (
 
 pytestmark = pytest.mark.system
 
-_SEQUENTIAL = 1000 if os.environ.get("LOOPBOX_TEST_LONG") else 200
+_SEQUENTIAL = 1000
 _PARALLEL = 200
 _AT_ONCE = 25
 
