@@ -2,7 +2,7 @@
 
 Owns: starting services in order, waiting for their ports, prefixing their lines, and ending them
 all together. Services already running are left alone, so a second `up` changes nothing.
-Must never: leave a service behind that it started, except with `--detach`.
+Must never: leave a service behind that it started.
 
 Example::
 

@@ -10,7 +10,7 @@ sockets for its way out. A box at rest costs one descriptor, and 1,000 of them h
 
 Example, on a roaming thread::
 
-    made = make_box(group=1000, ipv6=True)
+    [made] = make_boxes(1, group=1000, ipv6=True, wish=ORDINARY)
     made.namespaces.net, made.has_way_out, made.problem
     ready = make_ready(group=1000, sealed=False, world6=made.world6)
 """
@@ -61,36 +61,24 @@ class Wish:
 ORDINARY = Wish()
 
 
-def make_box(*, group: int, ipv6: bool, wish: Wish = ORDINARY) -> MadeBox:
-    """Make a box; this thread then stands in it. `group` is the gid that may ping.
+def make_boxes(count: int, *, group: int, ipv6: bool, wish: Wish) -> list[MadeBox]:
+    """Make up to `count` boxes in one go, and at least one; this thread then stands in the last.
 
-    A kernel that lacks part of the way out gives a box without one, and the reason. Raises
+    `group` is the gid that may ping; `count` is 1 for a wish with a network. Between the boxes
+    this thread never waits for the interpreter: with many threads busy that takes as long as a
+    box. A kernel that lacks part of the way out gives a box without one, and the reason. Raises
     OSError when there can be no box at all; nothing is left then.
     """
     if syscalls.COMPILED:
         try:
-            return _make_at_once(1, group=group, ipv6=ipv6, wish=wish)[0]
-        except OSError:
-            pass  # the slow way finds out which step it was, and what can be had without it
-    return _make_in_steps(group=group, ipv6=ipv6, wish=wish)
-
-
-def make_boxes(count: int, *, group: int, ipv6: bool, wish: Wish) -> list[MadeBox]:
-    """As `make_box`, up to `count` in one go, and at least one. For wishes without a network.
-
-    Between them this thread never waits for the interpreter: with many threads busy that takes
-    as long as a box.
-    """
-    if count > 1 and syscalls.COMPILED:
-        try:
             return _make_at_once(count, group=group, ipv6=ipv6, wish=wish)
         except OSError:
-            pass
-    return [make_box(group=group, ipv6=ipv6, wish=wish)]
+            pass  # the slow way finds out which step it was, and what can be had without it
+    return [_make_in_steps(group=group, ipv6=ipv6, wish=wish)]
 
 
 @dataclass(frozen=True, slots=True)
-class Readiness:
+class ProgramParts:
     """What is open in a box for its programs' sake; whoever holds it closes it."""
 
     counters: tuple[int, ...]
@@ -107,7 +95,7 @@ class Readiness:
             self.way_out.close()
 
 
-def make_ready(*, group: int, sealed: bool, world6: bool | None) -> Readiness:
+def make_ready(*, group: int, sealed: bool, world6: bool | None) -> ProgramParts:
     """Inside a box, before its first program.
 
     `world6` is None for a box that was made without a way out. Raises OSError, leaving nothing.
@@ -121,7 +109,7 @@ def make_ready(*, group: int, sealed: bool, world6: bool | None) -> Readiness:
         except HostError as error:
             problem = f"no way out: {error.message}"
     try:
-        return Readiness(open_counters(), way_out, problem)
+        return ProgramParts(open_counters(), way_out, problem)
     except BaseException:
         if way_out is not None:
             way_out.close()
